@@ -1,0 +1,194 @@
+"""What the harness writes into the store: one `UnitResult` per finished unit, with its raw samples.
+
+Units are in the field names (`_ms`, `_bytes`, `_ns`). Nothing here is averaged: statistics are made downstream from
+the samples, so that a reader can always redo them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from suite.spec import RunSpec
+
+Status = Literal["ok", "unstable", "gated", "failed"]
+Phase = Literal["prefill", "decode"]
+
+
+class Record(BaseModel):
+    """Frozen; unknown fields are refused, so that an old reader notices a new document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gate(Record):
+    """A check passed or failed before timing; a unit with a failed gate gets no speed number."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class KVSample(Record):
+    """`workloads.schema.KVFigures` of one counted request."""
+
+    stored_retention: float
+    selected_retention: float
+    selected_retention_per_query_head: float
+    selected_retention_last: float
+    selected_retention_prompt: float
+    resident_bytes: int
+    index_bytes: int
+    read_bytes_per_step: float
+    full_bytes: int
+
+
+class Sample(Record):
+    """One timed request. `turn` is its place in the interleaved order of the block, for drift checks."""
+
+    request_id: str
+    task: str
+    repeat: int
+    turn: int
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+    text: str
+    stop_reason: str
+    ttft_ms: float
+    itl_ms: tuple[float, ...]
+    e2el_ms: float
+    score: float | None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class OpCount(Record):
+    """Calls, FLOPs and bytes of one operator in one phase, summed over the counted requests (multiply-add = 2 FLOPs)."""
+
+    op: str
+    calls: int
+    flops: float
+    read_bytes: float
+    write_bytes: float
+
+
+class PhaseCount(Record):
+    """The untimed counting pass of one phase.
+
+    `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work.
+    `kernel_bytes` is what the kernels' own cost models report, `counted_bytes` what the dispatch counter saw in total.
+    """
+
+    phase: Phase
+    steps: int
+    tokens: int
+    context_tokens_mean: float
+    flops: float
+    counted_bytes: float
+    modelled_flops: float
+    modelled_bytes: float
+    ops: tuple[OpCount, ...] = ()
+
+
+class Memory(Record):
+    """Peak figures in bytes; `None` where the machine has no such counter."""
+
+    process_peak_bytes: int
+    model_bytes: int
+    device_peak_bytes: int | None = None
+
+
+class Energy(Record):
+    """Joules over the timed part, from a real counter only (`source` "nvml" or "rapl"); else `None` and "not available"."""
+
+    joules: float | None = None
+    source: str = "not available"
+
+
+class Noise(Record):
+    """What disturbed the timed part. `reasons` is empty when the unit is stable."""
+
+    threads: int
+    pinned: bool
+    steal_share: float
+    other_load: float
+    spread: float
+    reasons: tuple[str, ...] = ()
+
+
+class UnitResult(Record):
+    """One row of the store. `key` hashes spec, code version, workload revision, model digest and machine."""
+
+    schema_version: Literal[1] = 1
+    key: str
+    block: str
+    spec: RunSpec
+    status: Status
+    gates: tuple[Gate, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    counts: tuple[PhaseCount, ...] = ()
+    kv: tuple[KVSample, ...] = ()
+    memory: Memory | None = None
+    energy: Energy = Energy()
+    noise: Noise | None = None
+    error: str | None = None
+    score_name: str = ""
+    higher_is_better: bool = True
+    source: str = "synthetic"
+    family: str = ""
+    lossless: bool = False
+    code_version: str = ""
+    workload_revision: str = ""
+    model_digest: str = ""
+    machine_id: str = ""
+    started_at: str = ""
+    wall_s: float = 0.0
+
+
+class Finding(Record):
+    """What a claim's experiment measured: `measured` with its interval [`low`, `high`], in `unit`.
+
+    `value` None means the claim cannot be measured on this machine; `reason` says why. `details` holds raw samples.
+    """
+
+    slug: str
+    claim: str
+    paper: str
+    conditions: str
+    measured: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    verdict: Literal["reproduced", "partly", "not reproduced", "not measurable here"]
+    reason: str = ""
+    command: str
+    details: dict[str, Any] = Field(default_factory=dict)
+    machine_id: str = ""
+    measured_at: str = ""
+
+
+class Ceiling(Record):
+    """One calibrated ceiling of this machine.
+
+    `kind` is "read", "copy", "triad" (value in GB/s over a working set of `size` bytes) or "gemm", "gemv" (GFLOP/s;
+    `size` is the matrix edge). `spread` is the coefficient of variation over `samples`.
+    """
+
+    kind: Literal["read", "copy", "triad", "gemm", "gemv"]
+    dtype: str
+    threads: int
+    size: int
+    value: float
+    spread: float
+    samples: tuple[float, ...]
+
+
+class Calibration(Record):
+    """The measured roofline of one machine, stored with its spread and conditions."""
+
+    machine_id: str
+    measured_at: str
+    ceilings: tuple[Ceiling, ...]
+    call_overhead_us: float
+    conditions: dict[str, Any] = Field(default_factory=dict)

