@@ -35,7 +35,9 @@ class Request(BaseModel):
     """One item of work, independent of any tokenizer.
 
     `target` turns generation into teacher forcing: the prompt is prefilled and the target's tokens are scored one by
-    one on the decode path, so that methods that act in decode only are measured too.
+    one on the decode path, so that methods that act in decode only are measured too. `truncation` says what happens to a
+    prompt longer than the model's window: its middle is cut, it is refused, or it runs past the trained window ("extend",
+    for work that measures extrapolation). Temperature 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,8 +51,11 @@ class Request(BaseModel):
     max_new_tokens: int = Field(ge=1)
     stop: tuple[str, ...] = ()
     seed: int = 0
+    temperature: float = Field(default=0.0, ge=0.0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     target: str | None = None
-    truncation: Literal["middle", "refuse"] = "middle"
+    truncation: Literal["middle", "refuse", "extend"] = "middle"
     metadata: Json = Field(default_factory=dict)
 
 
@@ -100,7 +105,7 @@ class Completion:
 
 
 class WorkloadConfig(BaseModel):
-    """Options every workload takes. `data` is a user's own copy in the public schema; without it the generator serves."""
+    """Options every workload takes. `data`: a user's own copy in the public schema; without it the generator serves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,8 +115,8 @@ class WorkloadConfig(BaseModel):
 class Workload(ABC):
     """A named, versioned source of requests and the judge of their completions.
 
-    Subclasses set `name`, `version`, `tasks`, `score_name` and implement `requests` and `score`. A workload is made with
-    its config; a missing or malformed data file raises `DataError` there, before any model is loaded.
+    Subclasses set `name`, `version`, `tasks`, `score_name` and implement `requests` and `score`. A workload is made
+    with its config; a missing or malformed data file raises `DataError` there, before any model is loaded.
     """
 
     name: ClassVar[str]

@@ -31,7 +31,11 @@ class Gate(Record):
 
 
 class KVSample(Record):
-    """`workloads.schema.KVFigures` of one counted request."""
+    """`workloads.schema.KVFigures` of one counted request, and the figures that only a counting pass has.
+
+    `..._layer_min` and `..._layer_max` are the extreme layers' means over the decode steps; `padded_retention` is what a
+    kernel padded to the largest head of each layer would read.
+    """
 
     stored_retention: float
     selected_retention: float
@@ -42,6 +46,10 @@ class KVSample(Record):
     index_bytes: int
     read_bytes_per_step: float
     full_bytes: int
+    stored_retention_last: float | None = None
+    selected_retention_layer_min: float | None = None
+    selected_retention_layer_max: float | None = None
+    padded_retention: float | None = None
 
 
 class Sample(Record):
@@ -76,8 +84,9 @@ class OpCount(Record):
 class PhaseCount(Record):
     """The untimed counting pass of one phase.
 
-    `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work.
-    `kernel_bytes` is what the kernels' own cost models report, `counted_bytes` what the dispatch counter saw in total.
+    `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work (0 when
+    no model was given). `counted_bytes` is everything counted: torch operators by the dispatch counter, plus
+    `kernel_bytes`, which the suite's own kernels report from their cost models.
     """
 
     phase: Phase
@@ -86,6 +95,7 @@ class PhaseCount(Record):
     context_tokens_mean: float
     flops: float
     counted_bytes: float
+    kernel_bytes: float = 0.0
     modelled_flops: float
     modelled_bytes: float
     ops: tuple[OpCount, ...] = ()
@@ -104,6 +114,18 @@ class Energy(Record):
 
     joules: float | None = None
     source: str = "not available"
+
+
+class GpuTelemetry(Record):
+    """Means (and one maximum) over the samples NVML gave during the timed turns of a unit."""
+
+    index: int
+    name: str
+    samples: int
+    utilisation_percent: float
+    sm_clock_mhz: float
+    power_w: float
+    temperature_max_c: float
 
 
 class Noise(Record):
@@ -131,6 +153,7 @@ class UnitResult(Record):
     kv: tuple[KVSample, ...] = ()
     memory: Memory | None = None
     energy: Energy = Energy()
+    gpus: tuple[GpuTelemetry, ...] = ()
     noise: Noise | None = None
     error: str | None = None
     score_name: str = ""

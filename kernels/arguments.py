@@ -1,0 +1,18 @@
+"""Small checks that every dispatcher shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_int32(index: Tensor) -> Tensor:
+    """The index tensor as the kernels read it: int32 and contiguous. Free if it already is."""
+    if index.dtype is torch.int32 and index.is_contiguous():
+        return index
+    return index.to(torch.int32).contiguous()
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """What a reference computes in: fp64 for fp64 inputs, else fp32."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32

@@ -1,0 +1,158 @@
+"""Compile, cache and load the C++ kernels: plain `extern "C"` functions, built by g++ and called through ctypes.
+
+One shared library per op, kept in the user's cache directory under a name that hashes the sources, the flags, the
+CPU and torch's OpenMP runtime. Without a working compiler the reference path serves, and one warning says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import filelock
+import platformdirs
+import torch
+
+OPS = ("gemv", "rms_norm", "rope", "flash_decode")
+MARCH = "native"
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wall", "-Wno-psabi", "-ffp-contract=fast")
+ROOT = Path(__file__).parent
+
+NativeFunction = Callable[..., None]
+
+_C_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+
+
+def cache_folder() -> Path:
+    """Where the libraries are kept: `inference-suite/kernels` in the user's cache directory."""
+    return Path(platformdirs.user_cache_dir("inference-suite")) / "kernels"
+
+
+def _openmp_runtime() -> list[Path]:
+    """The libgomp that torch bundles, if it does: ours must be the same instance, or there are two thread pools."""
+    return sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))[:1]
+
+
+@functools.cache
+def _machine() -> str:
+    """The processor and its instruction sets, which `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def library_path(op: str) -> Path:
+    """The file the library of `op` has, or will have."""
+    digest = hashlib.sha256()
+    for source in (ROOT / "simd.h", ROOT / op / "cpu.cpp"):
+        digest.update(source.read_bytes())
+    digest.update(repr((FLAGS, MARCH, _machine(), [path.name for path in _openmp_runtime()])).encode())
+    return cache_folder() / f"{op}-{digest.hexdigest()[:16]}.so"
+
+
+def build(op: str) -> Path:
+    """Compile the library of `op` unless it is cached. Safe against other processes doing the same."""
+    target = library_path(op)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            _compile(ROOT / op / "cpu.cpp", target)
+    return target
+
+
+def _compile(source: Path, target: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler (g++) was found")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unit, library = Path(folder) / "unit.o", Path(folder) / "library.so"
+        _run([compiler, *FLAGS, f"-march={MARCH}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
+        # Linked against torch's own libgomp by path; -fopenmp here would name the system's one.
+        openmp = [str(path) for path in _openmp_runtime()] or ["-fopenmp"]
+        _run([compiler, "-shared", str(unit), *openmp, "-o", str(library)])
+        os.replace(library, target)
+
+
+def _run(command: list[str]) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise RuntimeError(f"{command[0]} failed: {finished.stderr.strip()[-2000:]}")
+
+
+_warned = False
+
+
+def _warn_once(reason: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(f"C++ kernels are off, the slow reference path serves: {reason}", RuntimeWarning, stacklevel=4)
+
+
+def load(op: str) -> ctypes.CDLL | None:
+    """The library of `op`, built if needed; None (and one warning per process) if that is impossible."""
+    try:
+        return ctypes.CDLL(str(build(op)))
+    except (OSError, RuntimeError) as error:
+        _warn_once(str(error))
+        return None
+
+
+class Functions:
+    """The C functions of one op by key (usually dtypes), loaded at the first look-up.
+
+    `signature` has one letter per argument: p pointer, i int64, f float.
+    """
+
+    def __init__(self, op: str, signature: str, names: Mapping[Hashable, str]) -> None:
+        self.op, self.signature, self.names = op, signature, names
+        self._loaded: dict[Hashable, NativeFunction] | None = None
+
+    def get(self, key: Hashable) -> NativeFunction | None:
+        """The function for `key`; None if there is no kernel for it or no library."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded.get(key)
+
+    def _load(self) -> dict[Hashable, NativeFunction]:
+        library = load(self.op)
+        if library is None:
+            return {}
+        functions = {key: getattr(library, name) for key, name in self.names.items()}
+        for function in functions.values():
+            function.argtypes = [_C_TYPES[letter] for letter in self.signature]
+            function.restype = None
+        return functions
+
+
+def main() -> None:
+    """Build every library; print where it is and how long it took."""
+
+    def timed(op: str) -> str:
+        start = time.perf_counter()
+        path = build(op)
+        return f"{op:14s} {time.perf_counter() - start:5.1f} s  {path}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for line in pool.map(timed, OPS):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

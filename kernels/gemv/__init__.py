@@ -1,0 +1,138 @@
+"""Linear layers for a few rows: the whole of batch-1 decoding, bound by the bandwidth of reading the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels import counting
+from kernels.build import Functions
+from kernels.gemv import reference
+from kernels.gemv.cost import gated_gemv_cost, gemv_cost
+
+MAX_ROWS = 16
+_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+_F32, _BF16 = torch.float32, torch.bfloat16
+_gemv = Functions(
+    "gemv",
+    "pippipipiiiii",
+    {(_F32, _F32): "gemv_f32_f32", (_BF16, _BF16): "gemv_bf16_bf16", (_BF16, _F32): "gemv_bf16_f32"},
+)
+_gated = Functions("gemv", "pippiiiiii", {_F32: "gated_gemv_f32", _BF16: "gated_gemv_bf16"})
+
+
+def gemv(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """x [N, in], weight [out, in], residual [N, out], bias [out] -> x weight^T + bias + residual [N, out].
+
+    Any N works; up to 16 rows cost about one pass over the weights. Rows of x, residual and out may be strided.
+    `out` may be `residual` (an update in place) but not x. `out_dtype=torch.float32` keeps the fp32 sums of a bf16
+    product, as logits want. The bias has the dtype of x or is fp32; the residual has the dtype of the result.
+    """
+    if out is None:
+        out = x.new_empty((x.size(0), weight.size(0)), dtype=out_dtype or x.dtype)
+    if counting.active is not None:
+        _record(x, weight, residual, bias, out)
+    function = _gemv.get((x.dtype, out.dtype)) if x.is_cpu and _readable(x, weight) else None
+    if function is None or (residual is not None and residual.dtype is not out.dtype):
+        return out.copy_(reference.gemv(x, weight, residual, bias, out.dtype))
+    function(
+        x.data_ptr(),
+        x.stride(0),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        bias is not None and bias.dtype is _F32,
+        None if residual is None else residual.data_ptr(),
+        0 if residual is None else residual.stride(0),
+        out.data_ptr(),
+        out.stride(0),
+        x.size(0),
+        weight.size(1),
+        weight.size(0),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str, *, out: Tensor | None = None) -> Tensor:
+    """x [N, in], weight_gate_up [2 I, in] (gate rows first) -> activation(gate) * up [N, I].
+
+    `activation` is "silu" or "gelu_tanh".
+    """
+    intermediate = weight_gate_up.size(0) // 2
+    if out is None:
+        out = x.new_empty((x.size(0), intermediate))
+    if counting.active is not None:
+        counting.record("gated_gemv", gated_gemv_cost(x.size(0), x.size(1), intermediate, x.element_size()))
+    function = _gated.get(x.dtype) if x.is_cpu and _readable(x, weight_gate_up) else None
+    if function is None:
+        return out.copy_(reference.gated_gemv(x, weight_gate_up, activation))
+    function(
+        x.data_ptr(),
+        x.stride(0),
+        weight_gate_up.data_ptr(),
+        out.data_ptr(),
+        out.stride(0),
+        _ACTIVATIONS[activation],
+        x.size(0),
+        x.size(1),
+        intermediate,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """x [..., in], weight [out, in] -> x weight^T + bias + residual [..., out], by the faster of gemv and torch.
+
+    A wider `out_dtype` always takes gemv: torch would round the result to the dtype of x first, so that logits
+    would depend on the number of rows they are computed with.
+    """
+    rows = x.numel() // x.size(-1)
+    widens = out_dtype is not None and out_dtype is not x.dtype
+    if (rows <= MAX_ROWS or widens) and x.is_cpu and not _needs_grad(x, weight):
+        if x.dim() == 2:
+            return gemv(x, weight, residual, bias=bias, out_dtype=out_dtype)
+        flat = None if residual is None else residual.reshape(rows, weight.size(0))
+        y = gemv(x.reshape(rows, x.size(-1)), weight, flat, bias=bias, out_dtype=out_dtype)
+        return y.view(*x.shape[:-1], weight.size(0))
+    if counting.active is not None:
+        _record(x, weight, residual, bias, weight)
+    y = F.linear(x, weight, None if bias is None else bias.to(x.dtype)).to(out_dtype or x.dtype)
+    return y if residual is None else y + residual
+
+
+def _readable(x: Tensor, weight: Tensor) -> bool:
+    return x.stride(1) == 1 and weight.dtype is x.dtype and weight.is_contiguous()
+
+
+def _needs_grad(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+
+
+def _record(x: Tensor, weight: Tensor, residual: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+    cost = gemv_cost(
+        x.numel() // x.size(-1),
+        weight.size(1),
+        weight.size(0),
+        x.element_size(),
+        out_bytes=out.element_size(),
+        residual=residual is not None,
+        bias_bytes=0 if bias is None else bias.element_size(),
+    )
+    counting.record("gemv", cost)

@@ -1,0 +1,55 @@
+"""RMS normalisation over the last dimension, optionally fused with the residual addition before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels import counting
+from kernels.build import Functions
+from kernels.rms_norm import reference
+from kernels.rms_norm.cost import rms_norm_cost
+
+_rms_norm = Functions(
+    "rms_norm", "piipiipiipfiiii", {torch.float32: "rms_norm_f32", torch.bfloat16: "rms_norm_bf16"}
+)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """x [..., h], weight [h] fp32 -> x / rms(x) * weight [..., h].
+
+    With `residual` [..., h]: it is updated in place to x + residual (rounded to its dtype) and that sum is what is
+    normalised. Two- and three-dimensional x may be strided views (of a fused qkv projection, for q and k norms);
+    `out` may be x itself.
+    """
+    if out is None:
+        out = x.new_empty(x.shape)
+    if counting.active is not None:
+        width = x.size(-1)
+        cost = rms_norm_cost(x.numel() // width, width, x.element_size(), residual=residual is not None)
+        counting.record("rms_norm", cost)
+    function = _rms_norm.get(x.dtype) if x.is_cpu and weight.dtype is torch.float32 else None
+    if function is None or x.stride(-1) != 1 or not 2 <= x.dim() <= 3:
+        return out.copy_(reference.rms_norm(x, weight, eps, residual))
+    function(
+        x.data_ptr(),
+        *_strides(x),
+        None if residual is None else residual.data_ptr(),
+        *((0, 0) if residual is None else _strides(residual)),
+        out.data_ptr(),
+        *_strides(out),
+        weight.data_ptr(),
+        eps,
+        x.size(0),
+        x.size(1) if x.dim() == 3 else 1,
+        x.size(-1),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _strides(x: Tensor) -> tuple[int, int]:
+    """Strides of the two leading dimensions of [N, H, h], where [N, h] stands for [N, 1, h]."""
+    return (x.stride(0), x.stride(1)) if x.dim() == 3 else (x.stride(0), 0)

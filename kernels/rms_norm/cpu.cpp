@@ -1,0 +1,70 @@
+// RMS normalisation of rows [outer][inner][width], each leading dimension with its own stride.
+#include "simd.h"
+
+#include <omp.h>
+
+namespace {
+
+constexpr int64_t WORTH_A_TEAM = 1 << 16;  // elements
+
+// Calls step(i, count) for whole vectors and, if something remains, for the rest.
+template <class Step> inline void for_vectors(int64_t width, Step step) {
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) step(i, LANES);
+    if (i < width) step(i, (int)(width - i));
+}
+
+template <class T> inline f32x16 load(const T *p, int count) {
+    return count == LANES ? load16(p) : load_first(p, count);
+}
+
+template <class T> inline void store(T *p, f32x16 x, int count) {
+    if (count == LANES) store16(p, x);
+    else store_first(p, x, count);
+}
+
+template <class T>
+inline void normalise(const T *x, T *residual, T *out, const float *weight, float eps, int64_t width) {
+    f32x16 squares = broadcast(0.f);
+    for_vectors(width, [&](int64_t i, int count) {
+        f32x16 value = load(x + i, count);
+        if (residual) {
+            store(residual + i, value + load(residual + i, count), count);
+            value = load(residual + i, count);  // rounded, as later layers will see it
+        }
+        squares += value * value;
+    });
+    const float inverse = 1.f / std::sqrt(sum16(squares) / width + eps);
+    const T *source = residual ? residual : x;
+    for_vectors(width, [&](int64_t i, int count) {
+        store(out + i, load(source + i, count) * inverse * load(weight + i, count), count);
+    });
+}
+
+template <class T>
+void rms_norm(const T *x, int64_t x_outer, int64_t x_inner, T *residual, int64_t r_outer, int64_t r_inner, T *out,
+              int64_t o_outer, int64_t o_inner, const float *weight, float eps, int64_t outer, int64_t inner,
+              int64_t width, int64_t threads) {
+#pragma omp parallel num_threads(team(threads, outer * inner * width, WORTH_A_TEAM))
+    {
+        const Share share(outer * inner, omp_get_thread_num(), omp_get_num_threads());
+        for (int64_t row = share.begin; row < share.end; ++row) {
+            const int64_t n = row / inner, h = row % inner;
+            T *sum = residual ? residual + n * r_outer + h * r_inner : nullptr;
+            normalise(x + n * x_outer + h * x_inner, sum, out + n * o_outer + h * o_inner, weight, eps, width);
+        }
+    }
+}
+
+}  // namespace
+
+#define RMS_NORM(NAME, T)                                                                                             \
+    extern "C" void NAME(const T *x, int64_t x_outer, int64_t x_inner, T *residual, int64_t r_outer, int64_t r_inner, \
+                         T *out, int64_t o_outer, int64_t o_inner, const float *weight, float eps, int64_t outer,     \
+                         int64_t inner, int64_t width, int64_t threads) {                                             \
+        rms_norm(x, x_outer, x_inner, residual, r_outer, r_inner, out, o_outer, o_inner, weight, eps, outer, inner,   \
+                 width, threads);                                                                                     \
+    }
+
+RMS_NORM(rms_norm_f32, float)
+RMS_NORM(rms_norm_bf16, bf16)

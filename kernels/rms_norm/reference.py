@@ -1,0 +1,17 @@
+"""Naive RMS normalisation (Zhang and Sennrich, arXiv 1910.07467)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.arguments import accumulate_dtype
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
+    """x [..., h], weight [h] -> x / rms(x) * weight. With a residual: it becomes x + residual, which is normalised."""
+    if residual is not None:
+        residual += x
+        x = residual
+    wide = x.to(accumulate_dtype(x))
+    inverse = (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    return (wide * inverse * weight.to(wide.dtype)).to(x.dtype)

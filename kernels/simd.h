@@ -1,0 +1,199 @@
+// Vectors of 16 floats for all kernels: AVX-512 where the compiler has it, GCC vector extensions (any machine)
+// elsewhere. Kernels are written once, in terms of these helpers. Sums are always kept in fp32.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define SIMD_AVX512 1
+#endif
+#if defined(SIMD_AVX512) && defined(__AVX512BF16__)
+#define SIMD_AVX512_BF16 1
+#endif
+
+struct bf16 {
+    uint16_t bits;
+};
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+constexpr int LANES = 16;
+constexpr float NEGATIVE_INFINITY = -std::numeric_limits<float>::infinity();
+
+static inline f32x16 broadcast(float x) { return f32x16{} + x; }
+
+// ---- loads -----------------------------------------------------------------------------------------------------
+
+static inline f32x16 load16(const float *p) {
+    f32x16 x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline f32x16 load16(const bf16 *p) {
+    u16x16 half;
+    std::memcpy(&half, p, sizeof half);
+    return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
+}
+
+// The first `count` < 16 elements and zeros; memory behind them is not touched.
+template <class T> static inline f32x16 load_first(const T *p, int count) {
+    T padded[LANES] = {};
+    std::memcpy(padded, p, count * sizeof(T));
+    return load16(padded);
+}
+
+// ---- stores ----------------------------------------------------------------------------------------------------
+
+static inline void store16(float *p, f32x16 x) { std::memcpy(p, &x, sizeof x); }
+
+// Rounds to nearest even, as torch does.
+static inline void store16(bf16 *p, f32x16 x) {
+#ifdef SIMD_AVX512_BF16
+    __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(p, &half, sizeof half);
+#else
+    u32x16 bits = (u32x16)x;
+    u32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    u32x16 is_nan = (u32x16)(x != x);
+    u16x16 half = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0u), u16x16);
+    std::memcpy(p, &half, sizeof half);
+#endif
+}
+
+template <class T> static inline void store_first(T *p, f32x16 x, int count) {
+    T padded[LANES];
+    store16(padded, x);
+    std::memcpy(p, padded, count * sizeof(T));
+}
+
+// ---- reductions ------------------------------------------------------------------------------------------------
+
+static inline float sum16(f32x16 x) {
+#ifdef SIMD_AVX512
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int i = 0; i < LANES; ++i) sum += x[i];
+    return sum;
+#endif
+}
+
+static inline float max16(f32x16 x) {
+#ifdef SIMD_AVX512
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float largest = x[0];
+    for (int i = 1; i < LANES; ++i) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+#endif
+}
+
+// Sums of 16 vectors at once: lane i of the result is the sum of x[i].
+static inline f32x16 sums16(const f32x16 *x) {
+#ifdef SIMD_AVX512
+    __m512 pairs[8], quads[4], halves[2];
+    for (int i = 0; i < 8; ++i) {
+        __m512 a = (__m512)x[2 * i], b = (__m512)x[2 * i + 1];
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; ++i) {
+        __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+        quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    for (int i = 0; i < 2; ++i) {
+        __m512 a = quads[2 * i], b = quads[2 * i + 1];
+        halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+    return (f32x16)_mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                                 _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+#else
+    f32x16 sums;
+    for (int i = 0; i < LANES; ++i) sums[i] = sum16(x[i]);
+    return sums;
+#endif
+}
+
+// ---- elementary functions --------------------------------------------------------------------------------------
+
+// 2^x to about 2 ulp; 0 below -126 and for -inf, finite up to 127.
+static inline f32x16 exp2_16(f32x16 x) {
+    x = x > 127.f ? broadcast(127.f) : x;
+    i32x16 vanishes = x < -126.f;
+    x = vanishes ? broadcast(0.f) : x;
+    i32x16 whole = __builtin_convertvector(x + (x < 0.f ? broadcast(-.5f) : broadcast(.5f)), i32x16);
+    f32x16 r = x - __builtin_convertvector(whole, f32x16);
+    // Taylor coefficients ln(2)^n / n!: |r| <= 1/2 leaves a relative error below 2e-8 after the seventh term.
+    f32x16 y = broadcast(1.5252734e-5f);
+    y = y * r + 1.5403530e-4f;
+    y = y * r + 1.3333558e-3f;
+    y = y * r + 9.6181291e-3f;
+    y = y * r + 5.5504109e-2f;
+    y = y * r + 2.4022651e-1f;
+    y = y * r + 6.9314718e-1f;
+    y = y * r + 1.f;
+    f32x16 power = (f32x16)((whole + 127) << 23);
+    return vanishes ? broadcast(0.f) : y * power;
+}
+
+constexpr float LOG2E = 1.44269504f;
+constexpr float LN2 = 0.69314718f;
+
+static inline f32x16 tanh16(f32x16 x) { return 1.f - 2.f / (exp2_16(x * (2.f * LOG2E)) + 1.f); }
+
+static inline f32x16 silu16(f32x16 x) { return x / (exp2_16(x * -LOG2E) + 1.f); }
+
+// gelu with the tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415).
+static inline f32x16 gelu_tanh16(f32x16 x) {
+    return .5f * x * (1.f + tanh16(.79788456f * (x + .044715f * x * x * x)));
+}
+
+// ---- dot products ----------------------------------------------------------------------------------------------
+
+// step: `sum` plus the products of WIDTH elements of a and b, in 16 partial sums. first: of `count` < WIDTH elements.
+template <class T> struct Dot;
+
+template <> struct Dot<float> {
+    static constexpr int WIDTH = 16;
+    static inline f32x16 step(f32x16 sum, const float *a, const float *b) { return sum + load16(a) * load16(b); }
+    static inline f32x16 first(f32x16 sum, const float *a, const float *b, int count) {
+        return sum + load_first(a, count) * load_first(b, count);
+    }
+};
+
+template <> struct Dot<bf16> {
+    static constexpr int WIDTH = 32;
+    static inline f32x16 step(f32x16 sum, const bf16 *a, const bf16 *b) {
+#ifdef SIMD_AVX512_BF16
+        return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b));
+#else
+        sum += load16(a) * load16(b);
+        return sum + load16(a + LANES) * load16(b + LANES);
+#endif
+    }
+    static inline f32x16 first(f32x16 sum, const bf16 *a, const bf16 *b, int count) {
+        bf16 x[WIDTH] = {}, y[WIDTH] = {};
+        std::memcpy(x, a, count * sizeof(bf16));
+        std::memcpy(y, b, count * sizeof(bf16));
+        return step(sum, x, y);
+    }
+};
+
+// ---- threads ---------------------------------------------------------------------------------------------------
+
+// All threads or one: libgomp ends the threads that a smaller team leaves over and would start them anew next time.
+static inline int team(int64_t threads, int64_t work, int64_t worth_a_team) { return work < worth_a_team ? 1 : (int)threads; }
+
+// The part of `items` that thread `index` of `threads` does.
+struct Share {
+    int64_t begin, end;
+    Share(int64_t items, int64_t index, int64_t threads)
+        : begin(items * index / threads), end(items * (index + 1) / threads) {}
+};

@@ -1,0 +1,196 @@
+"""LongHeads: every head picks its own chunks and reads them inside the trained window (arXiv 2402.10685)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from suite.methods.attention.base import AttentionMethod, Selection, top_indices
+from suite.methods.base import Card, Claim, MethodConfig, tunable
+from suite.models.attention import Step
+from suite.models.config import ModelConfig
+from suite.models.language_model import LanguageModel
+
+FORCED = 3  # the first chunk, the last full chunk and the unfinished one are always read
+
+CLAIMS = (
+    Claim("flat-accuracy", "retrieval stays near-perfect far beyond the trained length",
+          "passkey, Llama-2-7B trained on 4K: 1.00 at 128K, never below 0.94", "accuracy at 8x / at 1x", 0.94),
+    Claim("beats-plain", "the plain model fails beyond its trained length, LongHeads does not",
+          "passkey, plain Llama-2-7B: 0 % from 16K on", "accuracy ratio to plain at 8x", 1.0),
+    Claim("linear-cost", "with a fixed attention window, cost per token does not grow with length",
+          "complexity statement, context stretched more than 32x", "decode time at 64K / at 2K", 1.0),
+    Claim("memory", "peak GPU memory with the cache on the host",
+          "Llama-2-7B: 26.51 GB at 64K, 44.48 GB at 128K", "GB at 64K", 26.51),
+)  # fmt: skip
+
+
+class LongHeadsConfig(MethodConfig):
+    """chunk is w and attention_length is A of the paper, in tokens; `strict_release` is the released prefill, in which a
+    token does not attend to itself."""
+
+    chunk: int = tunable(256, low=1, high=1024, log=True)
+    attention_length: int = tunable(4096, low=4, high=131072, log=True)
+    selection: Literal["per_query_head", "per_kv_head"] = tunable("per_query_head", choices=("per_query_head", "per_kv_head"))
+    strict_release: bool = False
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Self:
+        if self.attention_length % self.chunk or self.attention_length < (FORCED + 1) * self.chunk:
+            raise ValueError(
+                f"attention_length {self.attention_length} must be a multiple of chunk {self.chunk} and hold at least "
+                f"{FORCED + 1} chunks"
+            )
+        return self
+
+
+@dataclass
+class ChunkIndex:
+    """One layer of one batch row: chunk representations [H, capacity, D] in fp32, and the unfinished chunk's queries."""
+
+    reps: Tensor
+    pending: Tensor
+
+
+class LongHeads(AttentionMethod):
+    """Each head scores chunks by q . c_i with the un-rotated query and reads the K best of them, re-numbered in order.
+
+    Keys are stored rotated by their position inside their chunk, so slot s of a head's list is read by rotating the
+    query to (own slot position - s w): no distance exceeds A, and no key is rotated when it is read.
+    """
+
+    card: ClassVar[Card] = Card(
+        slug="longheads",
+        family="attention",
+        title="LongHeads: Multi-Head Attention is Secretly a Long Context Processor",
+        source="arXiv 2402.10685",
+        lossless=False,
+        claims=CLAIMS,
+    )
+    Config = LongHeadsConfig
+
+    def refusal(self, model: LanguageModel, config: Any) -> str | None:
+        if config.attention_length > model.window:
+            return (
+                f"longheads reads attention_length={config.attention_length} tokens, more than the trained window of "
+                f"{model.window} of {model.name}; give attention_length={model.window} or less"
+            )
+        if model.config.windows and all(window is not None for window in model.config.windows):
+            return f"every layer of {model.name} has a sliding window, so longheads would change nothing"
+        return None
+
+    def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
+        self._model, self._config = model, config
+        self._budget = config.attention_length // config.chunk - FORCED
+        self.key_period, self.dense_until = config.chunk, config.attention_length
+        H, w, D = model.heads, config.chunk, model.head_dim
+        self._index = [
+            [ChunkIndex(torch.empty(H, 0, D), torch.empty(w, H, D)) for _ in range(batch)] for _ in range(model.layers)
+        ]
+
+    def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
+        """Adds the representation of every chunk these tokens complete. q [T, H, D], rotated inside its chunk."""
+        index, w = self._index[layer][row], self._config.chunk
+        start, stop = step.starts[row], step.stops[row]
+        first, full, kept = start // w, stop // w, start % w
+        if full == first:
+            index.pending[kept : kept + len(q)] = q
+            return
+        queries = torch.cat((index.pending[:kept].to(q.dtype), q)) if kept else q
+        complete = (full - first) * w
+        index.pending[: stop - full * w] = queries[complete:]
+        keys, values = (
+            storage[layer][row, :, first * w : full * w].unflatten(1, (-1, w)).transpose(0, 1)
+            for storage in (step.cache.keys, step.cache.values)
+        )
+        fresh = represent(queries[:complete].unflatten(0, (-1, w)).transpose(1, 2), keys, values, self._model.scale)
+        grow(index, full)[:, first:full] = fresh.transpose(0, 1)
+
+    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
+        return self._choose(layer, q[None], row, torch.tensor([step.stops[row]], dtype=torch.int32), step, own=True)
+
+    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Selection:
+        seen = torch.arange(first + 1, first + 1 + len(q), dtype=torch.int32)
+        return self._choose(layer, q, row, seen, step, own=not self._config.strict_release)
+
+    def _choose(self, layer: int, q: Tensor, row: int, seen: Tensor, step: Step, *, own: bool) -> Selection:
+        """Rows q [T, H, D], not rotated, having seen `seen` [T] tokens each (their own included)."""
+        chunks = step.stops[row] // self._config.chunk
+        reps = self._index[layer][row].reps[:, :chunks]
+        scores = torch.einsum("thd,hcd->thc", q.float(), reps)
+        if self._config.selection == "per_kv_head":
+            scores = scores.unflatten(1, (-1, self._model.group)).sum(dim=2)
+        name = f"longheads/{row}"
+        if name not in step.scratch:
+            step.scratch[name] = candidate_mask(seen // self._config.chunk, chunks)
+        best = top_indices(scores.masked_fill_(~step.scratch[name], float("-inf")), min(self._budget, chunks))
+        spans = slot_spans(best, seen, self._config.chunk, own=own)
+        return Selection(spans, index_bytes=reps.numel() * reps.element_size())
+
+    def index_bytes(self) -> int:
+        tensors = [t for layer in self._index for index in layer for t in (index.reps, index.pending)]
+        return sum(t.untyped_storage().nbytes() for t in tensors)
+
+    @classmethod
+    def at_budget(cls, tokens: int) -> dict[str, Any]:
+        chunk = max(1, tokens // 16)
+        return {"chunk": chunk, "attention_length": 16 * chunk}
+
+
+def represent(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Chunk representations c_i [m, H, D] in fp32 of m chunks: paper section 3.2, two attentions inside the chunk.
+
+    q [m, H, w, D], keys and values [m, G, w, D], q and keys rotated by their positions in the chunk. The first attention is
+    bidirectional; the mean of its outputs is the query of the second, whose values are the keys.
+    """
+    q, keys, values = q.float(), keys.float(), values.float()
+    inside = functional.scaled_dot_product_attention(q, keys, values, scale=scale, enable_gqa=True)
+    summary = inside.mean(dim=2, keepdim=True)
+    return functional.scaled_dot_product_attention(summary, keys, keys, scale=scale, enable_gqa=True)[:, :, 0]
+
+
+def candidate_mask(full: Tensor, chunks: int) -> Tensor:
+    """Which chunks a row with `full` [T] full chunks may choose: all but its first and its last one, [T, 1, chunks]."""
+    index = torch.arange(chunks)
+    return ((index >= 1) & (index <= full[:, None] - 2))[:, None]
+
+
+def slot_spans(best: Tensor, seen: Tensor, chunk: int, *, own: bool) -> Tensor:
+    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, unfinished chunk) for rows having seen `seen`.
+
+    best [T, S, k] ascending. Slot s of the list starts at position s w; the query sits at the position of the last entry.
+    """
+    T, S, k = best.shape
+    full, tail = seen // chunk, seen % chunk
+    taken = (full - 2).clamp(max=k)  # fewer candidates than asked for: what is beyond them is padding
+    column = torch.arange(k)
+    middle = torch.where(column < taken[:, None, None], best, 0).int() * chunk
+    starts = torch.cat((middle.new_zeros(T, S, 1), middle, _heads((full - 1) * chunk, S), _heads(full * chunk, S)), dim=-1)
+    lengths = torch.full((k + 3,), chunk, dtype=torch.int32).repeat(T, 1)
+    lengths[:, 1 : k + 1] *= (column < taken[:, None]).int()
+    lengths[:, k + 2] = tail
+    if not own:  # the query's own token is the last of the last span that is not empty
+        lengths[torch.arange(T), torch.where(tail > 0, k + 2, k + 1)] -= 1
+    slots = torch.cat((torch.arange(k + 1).expand(T, -1), taken[:, None] + 1, taken[:, None] + 2), dim=-1)
+    position = ((taken + 2) * chunk + tail - 1)[:, None] - slots * chunk
+    columns = (starts, starts + lengths[:, None], position[:, None].int().expand(-1, S, -1))
+    return torch.stack(columns, dim=-1)
+
+
+def _heads(column: Tensor, S: int) -> Tensor:
+    return column[:, None, None].expand(-1, S, 1).int()
+
+
+def grow(index: ChunkIndex, chunks: int) -> Tensor:
+    """The representations' storage with room for `chunks`, doubled when it is too small."""
+    capacity = index.reps.shape[1]
+    if chunks > capacity:
+        wider = index.reps.new_empty(index.reps.shape[0], max(chunks, 2 * capacity), index.reps.shape[2])
+        wider[:, :capacity] = index.reps
+        index.reps = wider
+    return index.reps

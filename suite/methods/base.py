@@ -1,0 +1,84 @@
+"""What every method is: a card of facts, a validated config, and a context manager that yields a generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workloads.schema import Completion, Request
+
+if TYPE_CHECKING:
+    from suite.models.generation import Meter
+    from suite.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of a paper that can be measured: `paper` is its figure with its setting.
+
+    `id` is stable. `target` is what a measurement in `unit` must reach, `None` where the paper gives only a direction.
+    """
+
+    id: str
+    text: str
+    paper: str
+    unit: str
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a method that other rooms need: where it belongs, what it promises, what it needs."""
+
+    slug: str
+    family: str
+    title: str
+    source: str
+    lossless: bool
+    needs: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+class MethodConfig(BaseModel):
+    """A method's options; frozen, and an unknown or out-of-range option is an error before any model is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def tunable(default: Any, *, low: float | None = None, high: float | None = None, log: bool = False, choices: Sequence[Any] = ()) -> Any:
+    """A config field that carries its own search range: a number in [low, high], or one of `choices`."""
+    search = {"low": low, "high": high, "log": log, "choices": list(choices)}
+    return Field(default, ge=low, le=high, json_schema_extra={"tunable": search})
+
+
+class Generator(Protocol):
+    """What `attach` yields. Completions come in the order of the requests."""
+
+    def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]: ...
+
+
+class Method(ABC):
+    """A method is made once per run. `prepare` does what is expensive, `attach` is cheap and always undoes itself.
+
+    The harness attaches a method anew for each turn of the interleaved order (A B A B), so two methods never act on
+    a model at the same time.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def refusal(self, model: LanguageModel, config: MethodConfig) -> str | None:
+        """Why this method cannot run on this model, as one sentence; `None` when it can."""
+        return None
+
+    def prepare(self, model: LanguageModel, config: MethodConfig) -> None:  # noqa: B027 - most methods need nothing
+        """Loads or fits what the method needs (adapters, calibration). Untimed; called once per model."""
+
+    @abstractmethod
+    def attach(self, model: LanguageModel, config: MethodConfig) -> AbstractContextManager[Generator]:
+        """Installs the method on the model and yields its generator; the model is as before when the block ends."""

@@ -1,0 +1,183 @@
+"""A Llama-family decoder: Llama, Mistral, Qwen2, Qwen3, Gemma 2 and Gemma 3 in one readable file.
+
+Shapes: B batch, T new tokens, H query heads, G KV heads, D head dim. Projections that read the same input are stored
+as one matrix (q|k|v and gate|up). What a layer attends to is decided by the `Attention` passed to `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kernels import gemv, rms_norm
+from suite.models.attention import Attention, Step, TrainingAttention
+from suite.models.cache import KVCache
+from suite.models.config import ModelConfig
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ (+ b) (+ residual); few rows run on the bandwidth-bound kernel, many on a matrix product."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        nn.init.normal_(self.weight, std=inputs**-0.5)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return gemv.linear(x, self.weight, self.bias, residual)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension (1910.07467); the weight stays in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        return rms_norm.rms_norm(x, self.weight, self.eps)
+
+
+class AttentionBlock(nn.Module):
+    """Projections around the attention slot, with the biases and q/k norms of the architecture."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        H, G, D = config.heads, config.kv_heads, config.head_dim
+        self.layer, self.sizes, self.head_dim = layer, [H * D, G * D, G * D], D
+        self.qkv = Linear(config.hidden, sum(self.sizes), config.qkv_bias)
+        self.out = Linear(H * D, config.hidden, config.output_bias)
+        self.q_norm = RMSNorm(D, config.rms_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(D, config.rms_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, attention: Attention, step: Step, residual: Tensor | None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.sizes, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        attended = attention(self.layer, q, k, v, step)
+        return cast(Tensor, self.out(attended.flatten(-2), residual))
+
+
+class MLP(nn.Module):
+    """Gated feed-forward network: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.gate_up = Linear(config.hidden, 2 * config.intermediate)
+        self.down = Linear(config.intermediate, config.hidden)
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return cast(Tensor, self.down(self._gated(x), residual))
+
+    def _gated(self, x: Tensor) -> Tensor:
+        """act(gate(x)) * up(x); few rows in one kernel that reads the weights once."""
+        rows = x.shape[:-1].numel()
+        if rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
+            return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
+        gate, up = cast(Tensor, self.gate_up(x)).chunk(2, dim=-1)
+        gate = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
+        return gate * up
+
+
+class Layer(nn.Module):
+    """One decoder layer. Gemma normalises the outputs of both halves too (`post_norms`)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden, config.rms_eps)
+        self.attention = AttentionBlock(config, layer)
+        self.mlp_norm = RMSNorm(config.hidden, config.rms_eps)
+        self.mlp = MLP(config)
+        self.post_attention_norm = RMSNorm(config.hidden, config.rms_eps) if config.post_norms else None
+        self.post_mlp_norm = RMSNorm(config.hidden, config.rms_eps) if config.post_norms else None
+
+    def forward(self, x: Tensor, attention: Attention, step: Step) -> Tensor:
+        if self.post_attention_norm is None or self.post_mlp_norm is None:
+            x = self.attention(self.attention_norm(x), attention, step, x)
+            return cast(Tensor, self.mlp(self.mlp_norm(x), x))
+        x = x + self.post_attention_norm(self.attention(self.attention_norm(x), attention, step, None))
+        return cast(Tensor, x + self.post_mlp_norm(self.mlp(self.mlp_norm(x), None)))
+
+
+class Decoder(nn.Module):
+    """Token ids to logits. Weights come in one dtype (bf16 or fp32); logits are fp32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.rms_eps)
+        self.head = Linear(config.hidden, config.vocab)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of weights and activations (norm weights stay fp32)."""
+        return self.embedding.weight.dtype
+
+    def cast_weights(self, dtype: torch.dtype) -> Decoder:
+        """Casts everything but the norms, which every architecture computes in fp32."""
+        for module in self.modules():
+            if isinstance(module, Linear | nn.Embedding):
+                module.to(dtype)
+        return self.requires_grad_(False).eval()
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens (more are allowed; then it grows)."""
+        return KVCache(self.config, batch, self.dtype, capacity)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache,
+        attention: Attention,
+        counts: Sequence[int] | None = None,
+        logits: Literal["last", "all"] = "last",
+    ) -> Tensor:
+        """One pass over new tokens [B, T], row b having `counts[b]` of them (default: all T).
+
+        Returns fp32 logits: [B, vocab] of each row's last new token, or [B, T, vocab].
+        """
+        B, T = tokens.shape
+        counts = [T] * B if counts is None else counts
+        attention.begin(cache, counts)
+        step = Step(cache, counts, T)
+        cache.reserve(max(step.stops))
+        x = self._layers(tokens, attention, step)
+        if logits == "last":
+            x = x[torch.arange(B), torch.tensor(step.counts) - 1] if T > 1 else x[:, 0]
+        cache.advance(step.counts)
+        return self._logits(x)
+
+    def train_logits(self, tokens: Tensor) -> Tensor:
+        """Logits [B, T, vocab] of whole sequences with gradients, without a cache."""
+        step = cast(Step, None)  # TrainingAttention neither caches nor pads
+        return self._logits(self._layers(tokens, TrainingAttention(self.config), step))
+
+    def _layers(self, tokens: Tensor, attention: Attention, step: Step) -> Tensor:
+        x = self.embedding(tokens)
+        if self.config.embedding_scale != 1.0:
+            # The reference models round the factor to the activations' dtype.
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, attention, step)
+            attention.observe(index, x, step)
+        return x
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = gemv.linear(self.norm(x), self.head.weight, out_dtype=torch.float32)
+        if self.config.logit_softcap:
+            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
+        return logits

@@ -1,0 +1,183 @@
+"""The generation loop of the native decoder, and the meter it reports to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from suite.models.attention import Attention
+from suite.models.cache import KVCache
+from suite.models.language_model import EncodedPrompt, LanguageModel
+from suite.models.sampling import Sampler
+from workloads.schema import Completion, CostLedger, Request, StopReason
+
+PREFILL_CHUNK = 512  # tokens per prefill pass: enough rows for a full-speed matrix product, little scratch memory
+
+
+@dataclass(frozen=True)
+class AttentionRead:
+    """What one attention call of one layer read for its last query row (definitions: `_kv_retention.md`).
+
+    `tokens` is t (tokens seen, current included). `stored`, `union` and `padded` count positions per KV head, averaged
+    over the KV heads; `per_query_head` averages |A_q| over the query heads. Bytes are those of this call.
+    """
+
+    layer: int
+    tokens: int
+    prompt_tokens: int
+    stored: float
+    union: float
+    per_query_head: float
+    padded: float
+    kv_bytes: int
+    index_bytes: int
+    copy_bytes: int
+
+
+class Meter(Protocol):
+    """Takes the time stamps and, in a counting pass, the figures that would cost time to collect.
+
+    `counting` is False in timed runs; then `attention` and `resident` are never called.
+    """
+
+    counting: bool
+
+    def start(self, request_id: str, prompt_tokens: int) -> None:
+        """The tokenised prompt is handed over now: the clock of this request starts."""
+
+    def token(self, request_id: str, token_id: int) -> None:
+        """A token of this request is known to the caller now."""
+
+    def times(self, request_id: str) -> tuple[int, tuple[int, ...]]:
+        """When the request started and when each of its tokens was known, in `time.perf_counter_ns()`."""
+        ...
+
+    def phase(self, name: str) -> None:
+        """The forward passes that follow belong to `name`: "prefill" or "decode"."""
+
+    def step(self, tokens: int, context_tokens: int) -> None:
+        """One forward pass over `tokens` new tokens begins, with `context_tokens` in the cache after it."""
+
+    def attention(self, read: AttentionRead) -> None:
+        """One decode attention call (counting pass only)."""
+
+    def resident(self, kv_bytes: int, index_bytes: int) -> None:
+        """Bytes of the cache's and the index's real storages at the end of a request (counting pass only)."""
+
+
+@dataclass
+class Slot:
+    """One request of the running batch: what it has produced, and whether it is done."""
+
+    request: Request
+    prompt: EncodedPrompt
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+
+    @property
+    def limit(self) -> int:
+        """Tokens this request may produce, or has to score."""
+        return len(self.prompt.target_ids) or self.request.max_new_tokens
+
+
+def generate(
+    model: LanguageModel,
+    attention: Attention,
+    requests: Sequence[Request],
+    meter: Meter,
+    prefill_chunk: int = PREFILL_CHUNK,
+) -> Iterator[Completion]:
+    """Runs one batch of requests to their ends; completions come in the order of the requests.
+
+    Requests with a `target` are teacher-forced on the decode path.
+    """
+    slots = [Slot(request, model.encode(request)) for request in requests]
+    sampler = Sampler(requests)
+    longest = max(len(slot.prompt.ids) + slot.limit for slot in slots)
+    cache = model.decoder.new_cache(len(slots), attention.capacity(longest))
+    for slot in slots:
+        meter.start(slot.request.id, len(slot.prompt.ids))
+    with torch.inference_mode():
+        logits = _prefill(model, attention, cache, slots, meter, prefill_chunk)
+        meter.phase("decode")
+        while _take(model, sampler(logits), logits, slots, meter):
+            last = torch.tensor([[slot.tokens[-1]] for slot in slots])
+            active = [int(slot.stop_reason is None) for slot in slots]
+            meter.step(sum(active), max(cache.seen) + 1)
+            logits = model.decoder(last, cache, attention)
+    if meter.counting:
+        meter.resident(cache.live_bytes(), attention.index_bytes())
+    yield from (_completion(model, slot, meter) for slot in slots)
+
+
+def _prefill(
+    model: LanguageModel, attention: Attention, cache: KVCache, slots: Sequence[Slot], meter: Meter, chunk: int
+) -> Tensor:
+    """Feeds all prompts in ragged chunks; returns the logits [B, vocab] after each prompt's last token."""
+    meter.phase("prefill")
+    lengths = [len(slot.prompt.ids) for slot in slots]
+    logits = torch.empty(len(slots), model.config.vocab)
+    for start in range(0, max(lengths), chunk):
+        counts = [max(0, min(chunk, length - start)) for length in lengths]
+        tokens = torch.zeros(len(slots), max(counts), dtype=torch.long)
+        for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
+            tokens[row, :count] = torch.tensor(slot.prompt.ids[start : start + count])
+        meter.step(sum(counts), max(cache.seen) + max(counts))
+        fresh = model.decoder(tokens, cache, attention, counts)
+        for row, count in enumerate(counts):
+            if count:
+                logits[row] = fresh[row]
+    return logits
+
+
+def _take(model: LanguageModel, drawn: Sequence[int], logits: Tensor, slots: Sequence[Slot], meter: Meter) -> bool:
+    """Hands each running request its next token; False when all are done."""
+    for row, slot in enumerate(slots):
+        if slot.stop_reason is not None:
+            continue
+        token = drawn[row]
+        if slot.prompt.target_ids:
+            token = slot.prompt.target_ids[len(slot.tokens)]
+            slot.logprobs.append(float(logits[row].log_softmax(dim=-1)[token]))
+        meter.token(slot.request.id, token)
+        slot.tokens.append(token)
+        slot.stop_reason = _stopped(model, slot)
+    return any(slot.stop_reason is None for slot in slots)
+
+
+def _stopped(model: LanguageModel, slot: Slot) -> StopReason | None:
+    if slot.prompt.target_ids:
+        return "scored" if len(slot.tokens) == slot.limit else None
+    if slot.tokens[-1] in model.config.eos_ids:
+        return "eos"
+    if slot.request.stop and any(stop in model.tokenizer.decode(slot.tokens) for stop in slot.request.stop):
+        return "stop"
+    return "length" if len(slot.tokens) == slot.limit else None
+
+
+def _text(model: LanguageModel, slot: Slot) -> str:
+    """The text without the end token and without what follows a stop string (the ids keep both)."""
+    text = model.tokenizer.decode([token for token in slot.tokens if token not in model.config.eos_ids])
+    for stop in slot.request.stop:
+        text = text.split(stop, 1)[0]
+    return text
+
+
+def _completion(model: LanguageModel, slot: Slot, meter: Meter) -> Completion:
+    start_ns, token_ns = meter.times(slot.request.id)
+    return Completion(
+        request_id=slot.request.id,
+        token_ids=tuple(slot.tokens),
+        text=_text(model, slot),
+        start_ns=start_ns,
+        token_ns=token_ns,
+        stop_reason=slot.stop_reason or "length",
+        cost=CostLedger(len(slot.prompt.ids), len(slot.tokens), sequential_depth=len(slot.tokens)),
+        target_logprobs=tuple(slot.logprobs),
+        notes=slot.prompt.notes,
+    )

@@ -1,0 +1,93 @@
+"""A loaded model: decoder, tokenizer, and the facts of where both came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from suite.errors import UnitError
+from suite.models.config import ModelConfig
+from suite.models.decoder import Decoder
+from suite.spec import Dtype
+from workloads.schema import Request, truncate_middle
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `encode` adds no special tokens; `prompt` adds those a prompt begins with."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def prompt(self, text: str, chat: bool) -> list[int]:
+        """Ids of a whole prompt, wrapped in the chat template where there is one and `chat` asks for it."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A request as token ids; `notes` says what was done about a prompt that did not fit."""
+
+    ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class LanguageModel:
+    """`digest` is the sha256 of the weights' files; `origin` says in words where they came from."""
+
+    name: str
+    decoder: Decoder
+    tokenizer: Tokenizer
+    dtype: Dtype
+    digest: str
+    origin: str
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and switches of the decoder."""
+        return self.decoder.config
+
+    @property
+    def window(self) -> int:
+        """Trained context length in tokens."""
+        return self.config.window
+
+    @cached_property
+    def model_bytes(self) -> int:
+        """Bytes of the parameters' real storages (a tied embedding counts once)."""
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.decoder.parameters()}
+        return sum(storages.values())
+
+    def encode(self, request: Request) -> EncodedPrompt:
+        """Token ids of a request. A prompt longer than the window is cut, refused or let through, as the request says."""
+        target = tuple(self.tokenizer.encode(request.target)) if request.target is not None else ()
+        room = self.window - (len(target) or request.max_new_tokens)
+        ids = self.tokenizer.prompt(request.prompt, request.chat)
+        if len(ids) <= room:
+            return EncodedPrompt(tuple(ids), target, ())
+        if request.truncation == "extend":
+            note = f"the prompt of {len(ids)} tokens runs past the trained window of {self.window}"
+            return EncodedPrompt(tuple(ids), target, (note,))
+        if request.truncation == "refuse" or room < 2:
+            raise UnitError(
+                f"request {request.id} has {len(ids)} prompt tokens and asks for {self.window - room} more, "
+                f"but {self.name} was trained on {self.window}; use a shorter item or a model with a longer window."
+            )
+        return self._cut(request, ids, room, target)
+
+    def _cut(self, request: Request, ids: list[int], room: int, target: tuple[int, ...]) -> EncodedPrompt:
+        """LongBench's middle truncation, before the chat template, so that the template itself stays whole."""
+        wrapping = len(ids) - len(self.tokenizer.encode(request.prompt))
+        limit = room - wrapping
+        text, _ = truncate_middle(request.prompt, limit, self.tokenizer)
+        cut = self.tokenizer.prompt(text, request.chat)
+        while len(cut) > room:  # joining the halves can tokenise into a few tokens more
+            limit -= len(cut) - room
+            text, _ = truncate_middle(request.prompt, limit, self.tokenizer)
+            cut = self.tokenizer.prompt(text, request.chat)
+        note = f"middle of the prompt cut: {len(ids)} tokens to {len(cut)} (window {self.window})"
+        return EncodedPrompt(tuple(cut), target, (note,))

@@ -1,0 +1,100 @@
+"""Reads a user's own copy of a data set: JSONL, a JSON array, CSV or parquet, checked record by record.
+
+A record that does not fit its schema is a `DataError` that names the file, the line (or the record's number) and the
+field, so that one look at the file is enough to mend it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet
+from pydantic import BaseModel, ValidationError
+
+from workloads.schema import DataError
+
+Record = TypeVar("Record", bound=BaseModel)
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_text(path: Path) -> str:
+    """The file's text (UTF-8, with or without a byte-order mark)."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the path of an existing one.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a directory; give the path of a file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a readable file.") from None
+
+
+def read_json(path: Path) -> Any:
+    """The file's single JSON document."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); expected one JSON document.") from None
+
+
+def read_records(path: Path, schema: type[Record]) -> list[Record]:
+    """All records of `path`, each validated by `schema`; `DataError` for an unreadable, wrong or empty file."""
+    readers = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    records = [_checked(raw, schema, f"{path}, {place}") for place, raw in readers[path.suffix](path)]
+    if not records:
+        raise DataError(f"{path}: holds no records; expected at least one.")
+    return records
+
+
+def _checked(raw: object, schema: type[Record], place: str) -> Record:
+    if not isinstance(raw, dict):
+        raise DataError(f"{place}: is a JSON {type(raw).__name__}; expected an object with one record's fields.")
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise DataError(f"{place}: field {field!r}: {first['msg']}.") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line.") from None
+
+
+def _json_array(path: Path) -> Iterator[tuple[str, object]]:
+    document = read_json(path)
+    if not isinstance(document, list):
+        raise DataError(f"{path}: is a JSON {type(document).__name__}; expected an array of records.")
+    yield from ((f"record {number}", raw) for number, raw in enumerate(document, start=1))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, object]]:
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
+    for raw in reader:
+        if None in raw or None in raw.values():
+            raise DataError(f"{path}, line {reader.line_num}: {len(raw)} cells do not match the header's columns.")
+        yield f"line {reader.line_num}", raw
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, object]]:
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the path of an existing one.") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a parquet file ({error}).") from None
+    yield from ((f"record {number}", raw) for number, raw in enumerate(table.to_pylist(), start=1))
