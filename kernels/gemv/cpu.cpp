@@ -59,15 +59,6 @@ inline void block(const Inputs<T> &in, int64_t rows, const T *weight, int count,
     for (; o < count; ++o) strip<1>(in, rows, weight + o * in.features, products + o);
 }
 
-template <class T> inline f32x16 load(const T *p, int count) {
-    return count == BLOCK ? load16(p) : load_first(p, count);
-}
-
-template <class T> inline void store(T *p, f32x16 x, int count) {
-    if (count == BLOCK) store16(p, x);
-    else store_first(p, x, count);
-}
-
 // Calls work(first_row, rows, first_output, count) for every block of the output, over the team.
 template <class Work> void for_blocks(int64_t rows, int64_t features, int64_t outputs, int64_t threads, Work work) {
     const int64_t blocks = (outputs + BLOCK - 1) / BLOCK;
@@ -88,11 +79,11 @@ void gemv(const T *x, int64_t x_stride, const T *weight, const void *bias, int64
         alignas(64) float products[MAX_X * BLOCK];
         block(Inputs<T>{x + first * x_stride, x_stride, features}, n_rows, weight + o * features, count, products);
         f32x16 shift = broadcast(0.f);
-        if (bias) shift = bias_is_f32 ? load((const float *)bias + o, count) : load((const T *)bias + o, count);
+        if (bias) shift = bias_is_f32 ? load_first((const float *)bias + o, count) : load_first((const T *)bias + o, count);
         for (int64_t n = 0; n < n_rows; ++n) {
             f32x16 y = load16(products + n * BLOCK) + shift;
-            if (residual) y += load(residual + (first + n) * residual_stride + o, count);
-            store(out + (first + n) * out_stride + o, y, count);
+            if (residual) y += load_first(residual + (first + n) * residual_stride + o, count);
+            store_first(out + (first + n) * out_stride + o, y, count);
         }
     });
 }
@@ -108,7 +99,7 @@ void gated_gemv(const T *x, int64_t x_stride, const T *weight, T *out, int64_t o
         for (int64_t n = 0; n < n_rows; ++n) {
             const f32x16 gate = load16(gates + n * BLOCK);
             const f32x16 active = activation == 0 ? silu16(gate) : gelu_tanh16(gate);
-            store(out + (first + n) * out_stride + o, active * load16(ups + n * BLOCK), count);
+            store_first(out + (first + n) * out_stride + o, active * load16(ups + n * BLOCK), count);
         }
     });
 }

@@ -14,30 +14,21 @@ template <class Step> inline void for_vectors(int64_t width, Step step) {
     if (i < width) step(i, (int)(width - i));
 }
 
-template <class T> inline f32x16 load(const T *p, int count) {
-    return count == LANES ? load16(p) : load_first(p, count);
-}
-
-template <class T> inline void store(T *p, f32x16 x, int count) {
-    if (count == LANES) store16(p, x);
-    else store_first(p, x, count);
-}
-
 template <class T>
 inline void normalise(const T *x, T *residual, T *out, const float *weight, float eps, int64_t width) {
     f32x16 squares = broadcast(0.f);
     for_vectors(width, [&](int64_t i, int count) {
-        f32x16 value = load(x + i, count);
+        f32x16 value = load_first(x + i, count);
         if (residual) {
-            store(residual + i, value + load(residual + i, count), count);
-            value = load(residual + i, count);  // rounded, as later layers will see it
+            store_first(residual + i, value + load_first(residual + i, count), count);
+            value = load_first(residual + i, count);  // rounded, as later layers will see it
         }
         squares += value * value;
     });
     const float inverse = 1.f / std::sqrt(sum16(squares) / width + eps);
     const T *source = residual ? residual : x;
     for_vectors(width, [&](int64_t i, int count) {
-        store(out + i, load(source + i, count) * inverse * load(weight + i, count), count);
+        store_first(out + i, load_first(source + i, count) * inverse * load_first(weight + i, count), count);
     });
 }
 

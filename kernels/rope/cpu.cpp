@@ -20,16 +20,10 @@ template <class T> inline void rotate(T *x, const float *cos, const float *sin, 
     T *first = x, *second = x + half;
     for (int64_t i = 0; i < half; i += LANES) {
         const int count = (int)std::min<int64_t>(LANES, half - i);
-        if (count == LANES) {
-            const f32x16 a = load16(first + i), b = load16(second + i), c = load16(cos + i), s = load16(sin + i);
-            store16(first + i, a * c - b * s);
-            store16(second + i, b * c + a * s);
-        } else {
-            const f32x16 a = load_first(first + i, count), b = load_first(second + i, count);
-            const f32x16 c = load_first(cos + i, count), s = load_first(sin + i, count);
-            store_first(first + i, a * c - b * s, count);
-            store_first(second + i, b * c + a * s, count);
-        }
+        const f32x16 a = load_first(first + i, count), b = load_first(second + i, count);
+        const f32x16 c = load_first(cos + i, count), s = load_first(sin + i, count);
+        store_first(first + i, a * c - b * s, count);
+        store_first(second + i, b * c + a * s, count);
     }
 }
 

@@ -35,7 +35,7 @@ _FLOPS = {
 _NO_MEMORY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.resize_}
 _GATHERS = {aten.embedding, aten.index_select, aten.gather, aten.index, aten.take}
 _SCATTERS = {aten.index_put_, aten._index_put_impl_, aten.index_copy_, aten.scatter_}
-_OVERWRITES = {aten.copy_, aten.fill_, aten.zero_, *_SCATTERS}
+_OVERWRITES = {aten.copy_, aten.fill_, aten.zero_}
 
 
 class Tally:

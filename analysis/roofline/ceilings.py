@@ -1,0 +1,53 @@
+"""Look-ups in a calibration: which measured ceiling holds for a working set, a data type and a number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from analysis.roofline.model import Machine
+from suite.harness.measurement import Calibration, Ceiling
+
+
+class Ceilings:
+    """The measured roofline of one machine. A look-up is None where nothing stable was measured."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+
+    def streams(self, kind: str, threads: int) -> list[Ceiling]:
+        """"read", "copy" or "triad" ceilings by rising working set."""
+        found = [c for c in self.calibration.ceilings if c.kind == kind and c.threads == threads]
+        return sorted(found, key=lambda ceiling: ceiling.size)
+
+    def read(self, threads: int, working_set_bytes: float) -> Ceiling | None:
+        """The read bandwidth for data of this size: that of the smallest measured set that holds it, else of the largest.
+
+        A small model lives in a cache, and the DRAM figure would then make it look impossibly good.
+        """
+        sweep = self.streams("read", threads)
+        holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes]
+        return (holding or sweep[-1:] or [None])[0]
+
+    def memory(self, threads: int) -> Ceiling | None:
+        """Read bandwidth of the largest working set: DRAM."""
+        return (self.streams("read", threads) or [None])[-1]
+
+    def gemm(self, dtype: str, threads: int) -> Ceiling | None:
+        """The best GEMM of this data type over all measured shapes."""
+        return self._best(c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == ("gemm", dtype, threads))
+
+    def threads(self) -> list[int]:
+        """Thread counts that were measured."""
+        return sorted({ceiling.threads for ceiling in self.calibration.ceilings})
+
+    def machine(self, dtype: str, threads: int, working_set_bytes: float) -> Machine | None:
+        """Ceilings for a step-time prediction; None if the bandwidth or the peak is missing."""
+        peak, read = self.gemm(dtype, threads), self.read(threads, working_set_bytes)
+        if peak is None or read is None:
+            return None
+        name = f"measured, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
+        return Machine(name, peak.value * 1e9, read.value * 1e9, self.calibration.call_overhead_us * 1e-6)
+
+    @staticmethod
+    def _best(ceilings: Iterable[Ceiling]) -> Ceiling | None:
+        return max(ceilings, key=lambda ceiling: ceiling.value, default=None)

@@ -1,0 +1,126 @@
+"""Correctness gates, run before anything is timed (measurement rule 1). A method that fails one gets no speed number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from suite.harness.contender import Contender
+from suite.harness.measurement import Gate
+from suite.harness.meter import RequestMeter
+from workloads.schema import Completion, Request, truncate_middle
+
+if TYPE_CHECKING:
+    from suite.models.language_model import LanguageModel
+
+GATE_PROMPT_TOKENS = 1024
+GATE_NEW_TOKENS = 8
+SHORT_WORDS, SHORT_NEW_TOKENS = 8, 4
+TARGET_WORDS = 4
+WORD_CHARACTERS = 6  # of a mean word: what bounds text without spaces
+PROBABILITY_SLACK = 1e-3  # a log-probability may exceed 0 by rounding only
+
+
+@dataclass(frozen=True)
+class GateRequests:
+    """Requests made from a block's first one: greedy, cut to a length that costs little, without stop strings."""
+
+    long: Request
+    short: Request
+    forced: Request
+
+    @classmethod
+    def of(cls, request: Request, model: LanguageModel) -> GateRequests:
+        """`long` is cut in the middle, `short` keeps the first words, `forced` scores the prompt's own last words."""
+        text, _ = truncate_middle(request.prompt, min(GATE_PROMPT_TOKENS, model.window // 2), model.tokenizer)
+        plain = {"target": None, "stop": (), "temperature": 0.0, "truncation": "middle"}
+        long = {**plain, "id": "gate/long", "prompt": text, "max_new_tokens": GATE_NEW_TOKENS}
+        start = " ".join(request.prompt.split()[:SHORT_WORDS])[: SHORT_WORDS * WORD_CHARACTERS] or "."
+        short = {**plain, "id": "gate/short", "prompt": start, "chat": False, "max_new_tokens": SHORT_NEW_TOKENS}
+        target = " " + " ".join(text.split()[-TARGET_WORDS:])[-TARGET_WORDS * WORD_CHARACTERS :]
+        return cls(
+            request.model_copy(update=long),
+            request.model_copy(update=short),
+            request.model_copy(update={**long, "id": "gate/forced", "target": target}),
+        )
+
+
+class Gates:
+    """Runs the gates of one method after another; what the baseline said is asked once."""
+
+    def __init__(self, requests: GateRequests, baseline: Contender) -> None:
+        self._requests = requests
+        self._baseline = baseline
+        self._expected: dict[str, tuple[int, ...]] = {}
+
+    def run(self, contender: Contender) -> tuple[Gate, ...]:
+        """All gates that apply to this method, passed or not. An exception of the method itself is not caught."""
+        first = _tokens(contender, self._requests.long)
+        gates = [
+            finite(_complete(contender, self._requests.forced)),
+            same_tokens("deterministic", "its first run", _tokens(contender, self._requests.long), first),
+        ]
+        if contender is self._baseline:
+            self._expected["gate/long"] = first
+            return tuple(gates)
+        short = self._requests.short
+        gates.append(same_tokens("short", "dense on a short request", _tokens(contender, short), self._dense(short)))
+        if contender.method.card.lossless:
+            gates.append(same_tokens("lossless", "dense", first, self._dense(self._requests.long)))
+        return tuple(gates)
+
+    def _dense(self, request: Request) -> tuple[int, ...]:
+        if request.id not in self._expected:
+            self._expected[request.id] = _tokens(self._baseline, request)
+        return self._expected[request.id]
+
+
+def _complete(contender: Contender, request: Request) -> Completion:
+    return contender.complete([request], RequestMeter())[0]
+
+
+def _tokens(contender: Contender, request: Request) -> tuple[int, ...]:
+    return _complete(contender, request).token_ids
+
+
+def finite(completion: Completion) -> Gate:
+    """The log-probabilities of a teacher-forced request are numbers, and none is above 0."""
+    values = completion.target_logprobs
+    bad = [i for i, value in enumerate(values) if not math.isfinite(value) or value > PROBABILITY_SLACK]
+    if not values:
+        detail = "no log-probabilities came back for a teacher-forced request"
+    elif bad:
+        detail = (
+            f"the log-probability of token {bad[0]} is {values[bad[0]]} ({len(bad)} of {len(values)} are impossible)"
+        )
+    else:
+        detail = f"{len(values)} log-probabilities, from {min(values):.3f} to {max(values):.3f}"
+    return Gate(name="finite", passed=bool(values) and not bad, detail=detail)
+
+
+def same_tokens(name: str, other: str, got: Sequence[int], expected: Sequence[int]) -> Gate:
+    """Two greedy runs give the same ids; `detail` names the first place where they differ."""
+    if tuple(got) == tuple(expected):
+        return Gate(name=name, passed=True, detail=f"{len(expected)} greedy tokens equal {other}")
+    index = next(
+        (i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected))
+    )
+    pair = [str(ids[index]) if index < len(ids) else "nothing" for ids in (got, expected)]
+    return Gate(
+        name=name, passed=False, detail=f"token {index} of {len(expected)} is {pair[0]} where {other} gave {pair[1]}"
+    )
+
+
+def resident(resident_bytes: int, stored_bytes: float, full_bytes: int) -> Gate:
+    """The cache's real storages hold at least what the method says it stores; more than that is said, not punished.
+
+    A figure of eviction without the memory given back is the commonest way to look good (`_kv_retention.md` section 1).
+    """
+    share = resident_bytes / full_bytes if full_bytes else 0.0
+    claimed = stored_bytes / full_bytes if full_bytes else 0.0
+    detail = f"stores {claimed:.3f} of the full cache in storages of {share:.3f} of it ({resident_bytes} bytes)"
+    if share > 2 * claimed + 0.1:
+        detail += "; the memory of evicted tokens is not given back"
+    return Gate(name="resident", passed=resident_bytes >= 0.999 * stored_bytes, detail=detail)

@@ -1,0 +1,98 @@
+"""Validates names and options before any model is loaded; every mistake becomes one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from suite.errors import InputError
+from suite.methods.base import MethodConfig
+from suite.registry import METHODS, MODELS, WORKLOADS
+from suite.spec import MethodSpec, WorkloadSpec
+from workloads.schema import DataError, Workload
+
+Config = TypeVar("Config", bound=BaseModel)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def method_config(spec: MethodSpec) -> MethodConfig:
+    """The validated config of a method; imports the method's module, but no model."""
+    kind: type[MethodConfig] = METHODS.load(spec.name).Config
+    return validated(kind, spec.options, f"method {spec.name}")
+
+
+def make_workload(spec: WorkloadSpec) -> Workload:
+    """The workload with its validated config; a missing or malformed data file is found here."""
+    kind: type[Workload] = WORKLOADS.load(spec.name)
+    try:
+        return kind(validated(kind.Config, spec.options, f"workload {spec.name}"))
+    except DataError as error:
+        raise InputError(str(error)) from error
+
+
+def normalised(config: BaseModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options as the config understood them ("16" -> 16), so that equal wishes have equal keys."""
+    return config.model_dump(mode="json", include=set(options))
+
+
+def validated(kind: type[Config], options: Mapping[str, Any], owner: str) -> Config:
+    """An instance of a config class, or an `InputError` that names the option, its value and what is allowed."""
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        raise InputError(_sentence(kind, error.errors()[0], owner)) from error
+
+
+def _sentence(kind: type[BaseModel], error: ErrorDetails, owner: str) -> str:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return f"{owner} has no option {name!r}; {_nearest(name, list(kind.model_fields))}"
+    if name not in kind.model_fields:
+        return f"the options of {owner} do not fit together: {error['msg']}."
+    return f"{owner}: option {name} = {error['input']!r} is not allowed; {_allowed(kind, name, error)}."
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"it has: {', '.join(known)}." if known else "it has no options."
+
+
+def _allowed(kind: type[BaseModel], name: str, error: ErrorDetails) -> str:
+    """The field's own range or choices where it carries them, else pydantic's words."""
+    extra = kind.model_fields[name].json_schema_extra
+    search = extra.get("tunable") if isinstance(extra, Mapping) else None
+    if isinstance(search, Mapping):
+        if search["choices"]:
+            return f"choose one of {', '.join(str(choice) for choice in search['choices'])}"
+        bounds = [
+            f"{word} {search[side]}"
+            for side, word in (("low", "at least"), ("high", "at most"))
+            if search[side] is not None
+        ]
+        if bounds:
+            return f"it must be {' and '.join(bounds)}" + _type_hint(error)
+    return error["msg"][0].lower() + error["msg"][1:]
+
+
+def _type_hint(error: ErrorDetails) -> str:
+    kinds = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+    return f" and {kinds[error['type']]}" if error["type"] in kinds else ""
+
+
+def check_model(name: str) -> None:
+    """A registered name, an existing directory or file, or a hub id ("owner/name"); else an `InputError`."""
+    if name in MODELS or Path(name).exists():
+        return
+    if Path(name).suffix in (".gguf", ".safetensors") or name.startswith((".", "/", "~")):
+        raise InputError(f"there is no model at {name}; give an existing directory or .gguf file, or a known name.")
+    if not _HUB_ID.fullmatch(name):
+        _ = MODELS[name]  # raises with a suggestion

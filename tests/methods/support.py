@@ -1,0 +1,47 @@
+"""A tiny random decoder with a character tokenizer, for tests of methods that need no trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from suite.harness.meter import RequestMeter
+from suite.methods.attention.base import AttentionMethod, MeteredAttention, SelectedAttention
+from suite.models.config import ModelConfig
+from suite.models.decoder import Decoder
+from suite.models.language_model import LanguageModel
+
+CONFIG = ModelConfig("llama", 3, 64, 128, 4, 2, 16, 128, 512)
+
+
+class CharTokenizer:
+    """One id per ASCII character."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) % 128 for c in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(i) for i in ids)
+
+    def prompt(self, text: str, chat: bool) -> list[int]:
+        return self.encode(text)
+
+
+def tiny_model(config: ModelConfig = CONFIG, dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
+    torch.manual_seed(seed)
+    decoder = Decoder(config).cast_weights(dtype)
+    return LanguageModel("tiny", decoder, CharTokenizer(), "fp32" if dtype == torch.float32 else "bf16", "none", "test")
+
+
+def logits_of(decoder: Decoder, attention: MeteredAttention, tokens: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Logits [B, T, vocab] of tokens [B, T] fed `chunk` at a time."""
+    cache = decoder.new_cache(tokens.shape[0], 0)
+    with torch.inference_mode():
+        parts = [decoder(tokens[:, i : i + chunk], cache, attention, logits="all") for i in range(0, tokens.shape[1], chunk)]
+    return torch.cat(parts, dim=1)
+
+
+def selected(method: AttentionMethod, config: object, model: ModelConfig = CONFIG, batch: int = 1) -> SelectedAttention:
+    method.begin_batch(model, config, batch)
+    return SelectedAttention(model, method, RequestMeter())

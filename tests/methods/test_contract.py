@@ -1,0 +1,148 @@
+"""What every registered attention method must hold: the suite a new method inherits by being registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from suite.harness.meter import CountingMeter, RequestMeter
+from suite.methods.attention.base import AttentionMethod
+from suite.methods.base import Method
+from suite.models.attention import DenseAttention
+from suite.registry import METHODS
+from tests.methods.support import CONFIG, logits_of, selected, tiny_model
+from workloads.schema import Request
+
+BUDGET = 64
+NAMES = [name for name, entry in METHODS.items() if entry.family == "attention"]
+SELECTING = [name for name in NAMES if name != "dense"]
+
+
+def at_budget(name: str) -> tuple[Method, Any]:
+    kind = METHODS.load(name)
+    options = kind.at_budget(BUDGET) if issubclass(kind, AttentionMethod) else {}
+    return kind(), kind.Config(**options)
+
+
+def request(identity: str, length: int, new: int = 8, **fields: Any) -> Request:
+    text = "".join(chr(97 + (i * i + len(identity)) % 26) for i in range(length))
+    return Request(id=identity, task="t", prompt=text, metric="none", max_new_tokens=new, **fields)
+
+
+def complete(name: str, requests: list[Request], dtype: torch.dtype = torch.float32, meter: Any = None) -> list[Any]:
+    method, config = at_budget(name)
+    with method.attach(tiny_model(dtype=dtype), config) as generator:
+        return list(generator.generate(requests, meter or RequestMeter()))
+
+
+@pytest.mark.parametrize("name", SELECTING)
+def test_short_input_is_dense(name):
+    method, config = at_budget(name)
+    tokens = torch.randint(0, 128, (1, BUDGET))
+    model = tiny_model()
+    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, BUDGET)
+    for chunk in (1, 13, BUDGET):
+        torch.testing.assert_close(logits_of(model.decoder, selected(method, config), tokens, chunk), dense, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SELECTING)
+def test_long_input_is_not_dense(name):
+    """A method that attends to everything would pass every equality test: beyond its budget it must differ."""
+    method, config = at_budget(name)
+    tokens = torch.randint(0, 128, (1, 4 * BUDGET))
+    model = tiny_model()
+    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, 4 * BUDGET)
+    ours = logits_of(model.decoder, selected(method, config), tokens, 4 * BUDGET)
+    assert (ours - dense)[:, -1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", SELECTING)
+def test_any_prefill_chunk_gives_the_same_logits(name):
+    method, config = at_budget(name)
+    tokens = torch.randint(0, 128, (1, 200))
+    model = tiny_model()
+    whole = logits_of(model.decoder, selected(method, config), tokens, 200)
+    for chunk in (7, 64, 111):
+        torch.testing.assert_close(logits_of(model.decoder, selected(method, config), tokens, chunk), whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ragged_batch_equals_single_requests(name):
+    requests = [request("a", 150), request("bb", 40), request("ccc", 97)]
+    alone = [complete(name, [r])[0].token_ids for r in requests]
+    assert [c.token_ids for c in complete(name, requests)] == alone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attach_leaves_the_model_as_it_was(name):
+    method, config = at_budget(name)
+    model = tiny_model()
+    before = {key: value.clone() for key, value in model.decoder.state_dict().items()}
+    with method.attach(model, config) as generator:
+        list(generator.generate([request("a", 100)], RequestMeter()))
+    after = model.decoder.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.decoder.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_requests_do_not_leak_into_each_other(name):
+    method, config = at_budget(name)
+    model = tiny_model()
+    with method.attach(model, config) as generator:
+        first = list(generator.generate([request("a", 150)], RequestMeter()))[0]
+        list(generator.generate([request("zz", 180)], RequestMeter()))
+        again = list(generator.generate([request("a", 150)], RequestMeter()))[0]
+    assert first.token_ids == again.token_ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_runs_and_stays_finite(name):
+    completion = complete(name, [request("a", 150, target="hello world")], torch.bfloat16)[0]
+    assert len(completion.target_logprobs) == 11
+    assert all(-50 < value <= 0 for value in completion.target_logprobs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_retention_is_counted_by_its_definition(name):
+    """Dense reads and stores everything; a selecting method reads its budget (up to g times as a union), no more."""
+    meter = CountingMeter(CONFIG.kv_bytes_per_token(4))
+    complete(name, [request("a", 240, new=10)], meter=meter)
+    kv = meter.kv_samples()[0]
+    if name == "dense":
+        assert kv.selected_retention == kv.stored_retention == 1.0
+        assert kv.read_bytes_per_step == pytest.approx(kv.full_bytes, rel=0.05)
+        return
+    per_head = BUDGET / 245
+    assert kv.selected_retention_per_query_head == pytest.approx(per_head, rel=0.15)
+    assert per_head * 0.85 <= kv.selected_retention <= per_head * CONFIG.group * 1.15
+    evicts = name == "streaming"
+    assert (kv.stored_retention < 0.6) if evicts else (kv.stored_retention == 1.0)
+    assert kv.resident_bytes >= (0.25 if evicts else 0.99) * kv.full_bytes * kv.stored_retention
+
+
+@pytest.mark.parametrize("name", SELECTING)
+def test_kernel_reads_scale_with_retention(name):
+    """Bytes the decode kernel reports reading fall with the budget: no mask over a full read."""
+    from kernels.counting import counting
+
+    def decode_bytes(which: str) -> float:
+        method, config = at_budget(which)
+        with counting() as counter, method.attach(tiny_model(), config) as generator:
+            list(generator.generate([request("a", 8 * BUDGET, new=2)], RequestMeter()))
+            prefill = counter.costs["flash_decode"].read_bytes if "flash_decode" in counter.costs else 0.0
+            list(generator.generate([request("a", 8 * BUDGET, new=22)], RequestMeter()))
+            both = counter.costs["flash_decode"].read_bytes
+        return both - 2 * prefill
+
+    assert decode_bytes(name) < 0.5 * decode_bytes("dense")
+
+
+def test_every_registered_method_has_a_card_that_matches_its_entry():
+    for name, entry in METHODS.items():
+        card = METHODS.load(name).card
+        assert (card.slug, card.family) == (name, entry.family)
+        assert card.source
+        assert len({claim.id for claim in card.claims}) == len(card.claims)

@@ -1,0 +1,241 @@
+"""LongHeads against a naive transcription of its card, and the card's toy traps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kernels.counting import counting
+from suite.methods.attention.base import count_read, top_indices
+from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, represent, slot_spans
+from suite.models.attention import DenseAttention, Step
+from suite.models.config import ModelConfig
+from suite.models.rope import Rope, rotate
+from tests.methods.support import CONFIG, logits_of, selected, tiny_model
+
+W, A = 8, 64
+SMALL = LongHeadsConfig(chunk=W, attention_length=A)
+
+
+def project(tokens: int, seed: int = 0, model: ModelConfig = CONFIG) -> tuple[Tensor, Tensor, Tensor]:
+    """Random raw q [1, T, H, D], k and v [1, T, G, D]."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, tokens, model.heads + 2 * model.kv_heads, model.head_dim)
+    return torch.randn(shape, generator=generator).split([model.heads, model.kv_heads, model.kv_heads], dim=2)
+
+
+def run(q: Tensor, k: Tensor, v: Tensor, config: LongHeadsConfig, chunk: int) -> tuple[Tensor, LongHeads]:
+    """Layer 0 of the method over raw projections, `chunk` tokens per pass; also the method with its index."""
+    method, cache = LongHeads(), tiny_model().decoder.new_cache(1, 0)
+    attention, parts = selected(method, config), []
+    for start in range(0, q.shape[1], chunk):
+        piece = [x[:, start : start + chunk].clone() for x in (q, k, v)]
+        width = piece[0].shape[1]
+        cache.reserve(start + width)
+        parts.append(attention(0, *piece, Step(cache, [width], width)))
+        cache.advance([width])
+    return torch.cat(parts, dim=1), method
+
+
+def naive_representation(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The card's three lines for one chunk and head; q, k, v [w, D], q and k rotated inside the chunk."""
+    output = torch.softmax(q @ k.T * scale, dim=-1) @ v
+    summary = output.mean(dim=0)
+    return torch.softmax(summary @ k.T * scale, dim=-1) @ k
+
+
+def naive_token(q: Tensor, k: Tensor, v: Tensor, j: int, head: int, config: LongHeadsConfig) -> tuple[Tensor, list[int]]:
+    """The card's decode pseudocode for the query at position j; also the chosen chunks."""
+    group, D, w = CONFIG.group, CONFIG.head_dim, config.chunk
+    cos, sin = Rope(CONFIG.rope, D).tables(1024)
+    t, K = j + 1, config.attention_length // w
+    g, r = t // w, t % w
+    scale = D**-0.5
+    keys, values = k[0, :t, head // group], v[0, :t, head // group]
+    inside = torch.arange(w)
+    reps = []
+    for i in range(g):
+        part = slice(i * w, i * w + w)
+        turned_q, turned_k = (rotate(x, cos[inside], sin[inside]) for x in (q[0, part, head], keys[part]))
+        reps.append(naive_representation(turned_q, turned_k, values[part], scale))
+    scores = torch.stack([q[0, j, head] @ c for c in reps[1 : g - 1]])
+    chosen = [0, *sorted((scores.topk(min(K - 3, len(scores))).indices + 1).tolist()), g - 1]
+    picked = torch.cat([torch.arange(i * w, i * w + w) for i in chosen] + [torch.arange(g * w, g * w + r)])
+    places = torch.arange(len(picked))
+    turned_k = rotate(keys[picked], cos[places], sin[places])
+    turned_q = rotate(q[0, j, head], cos[len(picked) - 1], sin[len(picked) - 1])
+    return torch.softmax(turned_k @ turned_q * scale, dim=0) @ values[picked], chosen
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 150], ids=["decode", "chunked", "prefill"])
+def test_matches_the_cards_pseudocode_token_by_token(chunk):
+    q, k, v = project(150)
+    out, _ = run(q, k, v, SMALL, chunk)
+    for j in (A, A + 5, 71, 100, 127, 149):
+        for head in range(CONFIG.heads):
+            expected, _ = naive_token(q, k, v, j, head, SMALL)
+            torch.testing.assert_close(out[0, j, head], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_representation_is_the_two_stage_value():
+    q, k, v = (x[0].transpose(0, 1) for x in project(W))
+    scale = CONFIG.head_dim**-0.5
+    c = represent(q[None], k[None], v[None], scale)[0]
+    for head in range(CONFIG.heads):
+        expected = naive_representation(q[head], k[head // 2], v[head // 2], scale)
+        torch.testing.assert_close(c[head], expected, atol=1e-5, rtol=0)
+
+
+def test_representation_depends_on_the_values_and_is_no_mean_key():
+    q, k, v = (x[0].transpose(0, 1)[None] for x in project(W))
+    before, after = represent(q, k, v, 0.25), represent(q, k, 3 * v, 0.25)
+    assert (before - after).abs().max() > 1e-3
+    assert (before[0] - k[0].mean(dim=1).repeat_interleave(2, dim=0)).abs().max() > 1e-2
+
+
+def test_attention_inside_a_chunk_is_bidirectional():
+    """With causal attention the first row's output could not depend on the last row's value."""
+    q, k, v = (x[0].transpose(0, 1)[None] for x in project(W))
+    changed = v.clone()
+    changed[:, :, -1] += 1.0
+    weight = torch.softmax(q[0, :, 0:1] @ k[0].repeat_interleave(2, 0).transpose(1, 2) * 0.25, dim=-1)
+    assert weight[..., -1].min() > 0
+    assert (represent(q, k, v, 0.25) - represent(q, k, changed, 0.25)).abs().max() > 1e-4
+
+
+def test_heads_with_orthogonal_queries_choose_different_chunks():
+    q, k, v = project(203)
+    _, first = naive_token(q, k, v, 202, 0, SMALL)
+    sets = [set(naive_token(q, k, v, 202, head, SMALL)[1]) for head in range(CONFIG.heads)]
+    method_sets = chosen_chunks(q, k, v, SMALL)
+    assert method_sets == sets
+    assert len({frozenset(s) for s in sets}) > 1
+    assert 0 in first
+
+
+def chosen_chunks(q: Tensor, k: Tensor, v: Tensor, config: LongHeadsConfig) -> list[set[int]]:
+    """Full chunks the last token's heads choose."""
+    _, method = run(q[:, :-1], k[:, :-1], v[:, :-1], config, q.shape[1])
+    cache = tiny_model().decoder.new_cache(1, q.shape[1])
+    cache.advance([q.shape[1] - 1])
+    step = Step(cache, [1], 1)
+    spans = method.select(0, q[0, -1], 0, step).spans[0]
+    return [{start // W for start, stop, _ in head.tolist() if stop - start == W} for head in spans]
+
+
+def test_scores_use_the_unrotated_query():
+    """A rotated query would choose other chunks: the choice must equal that of the raw scores for every head."""
+    q, k, v = project(237, seed=3)
+    assert chosen_chunks(q, k, v, SMALL) == [set(naive_token(q, k, v, 236, h, SMALL)[1]) for h in range(CONFIG.heads)]
+
+
+def test_first_last_and_unfinished_chunks_are_always_read():
+    seen = torch.arange(A + 1, 400, dtype=torch.int32)
+    best = torch.arange(1, 6).expand(len(seen), 4, 5)
+    spans = slot_spans(best, seen, W, own=True)
+    assert torch.equal(spans[:, :, 0, 0], torch.zeros(len(seen), 4, dtype=torch.int32))
+    assert torch.equal(spans[:, 0, -2, 1], (seen // W) * W)
+    assert torch.equal(spans[:, 0, -1, 1], seen)
+
+
+def test_no_distance_exceeds_the_attention_length():
+    q, _, _ = project(1)
+    for seen in range(A + 1, 300):
+        full = seen // W
+        best = torch.arange(1, full - 1)[-5:].expand(1, CONFIG.heads, -1)
+        start, stop, position = slot_spans(best, torch.tensor([seen], dtype=torch.int32), W, own=True).unbind(-1)
+        nearest, farthest = position - (stop - start - 1), position
+        assert (nearest[stop > start] >= 0).all()
+        assert farthest.max() < A
+
+
+def test_output_is_unchanged_by_chunks_that_no_head_selects():
+    """Chunks inserted far back, whose representation scores lowest, change neither the choice nor any position."""
+    q, k, v = project(160, seed=1)
+    q[:, -1] = q[:, -1].abs()
+    base, _ = run(q, k, v, SMALL, 160)
+    low = tuple(x.new_zeros(1, 4 * W, x.shape[2], x.shape[3]) for x in (q, k, v))
+    low[1].fill_(-50.0)
+    longer = tuple(torch.cat((x[:, : 8 * W], extra, x[:, 8 * W :]), dim=1) for x, extra in zip((q, k, v), low, strict=True))
+    out, _ = run(*longer, SMALL, 192)
+    torch.testing.assert_close(out[0, -1], base[0, -1], atol=1e-5, rtol=1e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements any operation produced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(item, Tensor):
+                self.elements = max(self.elements, item.numel())
+        return out
+
+
+def test_attention_flops_grow_linearly_and_nothing_has_the_size_of_a_dense_map():
+    def measure(tokens: int) -> tuple[float, int]:
+        q, k, v = project(tokens)
+        with counting() as counter, LargestTensor() as largest:
+            run(q, k, v, SMALL, 64)
+        return counter.costs["flash_decode"].flops, largest.elements
+
+    short, _ = measure(512)
+    long, elements = measure(1024)
+    assert 2.0 <= long / short < 2.3  # the first A tokens are dense and not counted here
+    assert elements < 1024 * 1024 / 2
+
+
+def test_ties_go_to_the_lower_index():
+    assert top_indices(torch.tensor([[1.0, 1.0, 1.0, 0.5, 1.0]]), 3).tolist() == [[0, 1, 2]]
+    assert top_indices(torch.tensor([[-1.0, -2.0, -1.0, float("-inf"), 0.0, -0.5]]), 3).tolist() == [[0, 4, 5]]
+
+
+def test_per_kv_head_selection_reads_one_list_per_group():
+    q, k, v = project(203)
+    config = SMALL.model_copy(update={"selection": "per_kv_head"})
+    sets = chosen_chunks(q, k, v, config)
+    assert len(sets) == CONFIG.kv_heads
+
+
+def test_strict_release_leaves_the_own_token_out_in_prefill_only():
+    q, k, v = project(100)
+    strict = SMALL.model_copy(update={"strict_release": True})
+    ours, theirs = run(q, k, v, SMALL, 100)[0], run(q, k, v, strict, 100)[0]
+    assert (ours - theirs)[0, A:].abs().amax(dim=(1, 2)).min() > 1e-4
+    torch.testing.assert_close(ours[0, :A], theirs[0, :A])
+
+
+def test_union_over_a_group_is_counted_per_kv_head():
+    """Vector 2 of `_kv_retention.md`: H=4, G=2, t=100."""
+    spans = torch.tensor([[[0, 10]], [[5, 15]], [[0, 10]], [[0, 10]]])
+    read = count_read(spans, 4, 2)
+    assert read.union * 2 / 200 == pytest.approx(0.125)
+    assert read.per_query_head / 100 == pytest.approx(0.10)
+    assert read.padded == 15
+
+
+def test_whole_budget_is_ordinary_attention():
+    model, tokens = tiny_model(), torch.randint(0, 128, (1, 200))
+    config = LongHeadsConfig(chunk=8, attention_length=256)
+    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, 200)
+    for chunk in (1, 33, 200):
+        torch.testing.assert_close(logits_of(model.decoder, selected(LongHeads(), config), tokens, chunk), dense, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"chunk": 0}, {"chunk": 7, "attention_length": 64}, {"chunk": 32, "attention_length": 64}, {"selection": "x"}, {"k": 1}]
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=r"chunk|selection|k"):
+        LongHeadsConfig(**options)
+
+
+def test_refuses_an_attention_length_beyond_the_trained_window():
+    assert "trained window" in (LongHeads().refusal(tiny_model(), LongHeadsConfig()) or "")
+    assert LongHeads().refusal(tiny_model(), SMALL) is None

@@ -1,0 +1,93 @@
+"""A seeded world of people, towns, dates and things, rendered by sentence templates (`data/english.json`, `chinese.json`).
+
+A template holds slots such as `{town}` or `{person2}`: the digit tells slots of one kind apart. Every name, date and
+number is drawn at most once in a world, so that an answer stands nowhere but in its own sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+Language = Literal["en", "zh"]
+_SLOT = re.compile(r"\{([a-z]+\d*)\}")
+_TRIES = 50
+
+
+@cache
+def lexicon(language: Language) -> dict[str, Any]:
+    """The word lists and sentence templates of one language."""
+    name = {"en": "english.json", "zh": "chinese.json"}[language]
+    document: dict[str, Any] = json.loads((resources.files("workloads") / "data" / name).read_text(encoding="utf-8"))
+    return document
+
+
+class World:
+    """Draws the entities of one item. `draw` never repeats a value; `word` may."""
+
+    def __init__(self, rng: random.Random, language: Language) -> None:
+        self.rng = rng
+        self.lexicon = lexicon(language)
+        self.slots: dict[str, list[str]] = dict(self.lexicon["slots"])
+        self.blank = " " if language == "en" else ""
+        self._used: set[str] = set()
+        self._kept: set[str] = set()
+        self._made: Mapping[str, Callable[[], str]] = {
+            "person": self._person,
+            "town": lambda: self.word("head") + self.word("tail"),
+            "year": lambda: str(rng.randrange(1700, 2000)),
+            "number": lambda: str(rng.randrange(101, 1000)),
+            "record": lambda: "_".join(rng.sample(self.lexicon["code"]["nouns"], 2)),
+        }
+
+    def _person(self) -> str:
+        order = ("first", "last") if self.blank else ("last", "first")
+        return self.blank.join(self.word(kind) for kind in order)
+
+    def word(self, kind: str) -> str:
+        """A word of a list; may come again."""
+        return self.rng.choice(self.slots[kind])
+
+    def draw(self, kind: str) -> str:
+        """An entity not drawn before. When a list runs dry, its values come again, but never those kept."""
+        sample = self._made.get(kind, lambda: self.word(kind))
+        for _ in range(2):
+            for _ in range(_TRIES):
+                value = sample()
+                if value not in self._used:
+                    self._used.add(value)
+                    return value
+            self._used = set(self._kept)
+        return value
+
+    def keep(self) -> None:
+        """Protects everything drawn so far: the entities of questions and answers."""
+        self._kept = set(self._used)
+
+    def bind(self, template: str, bound: dict[str, str]) -> str:
+        """The template with its slots filled; new slots are drawn as unique entities and added to `bound`."""
+
+        def value(match: re.Match[str]) -> str:
+            slot = match[1]
+            if slot not in bound:
+                bound[slot] = self.draw(slot.rstrip("0123456789"))
+            return bound[slot]
+
+        return _SLOT.sub(value, template)
+
+    def sentence(self) -> str:
+        """One sentence of filler: common words only, no entity."""
+        return _SLOT.sub(lambda match: self.word(match[1]), self.rng.choice(self.lexicon["filler"]))
+
+    def paragraph(self, sentences: int) -> list[str]:
+        """That many sentences of filler."""
+        return [self.sentence() for _ in range(sentences)]
+
+    def join(self, sentences: list[str]) -> str:
+        """Sentences as running text."""
+        return self.blank.join(sentences)
