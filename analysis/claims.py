@@ -19,7 +19,9 @@ MET: frozenset[str] = frozenset({"reproduced", "not measurable here"})
 """Verdicts that are no failure: a claim this machine cannot test is not a claim that failed."""
 
 
-def judge(estimate: Estimate | None, target: float | None, *, direction: Direction = "at least", null: float = 1.0) -> Verdict:
+def judge(
+    estimate: Estimate | None, target: float | None, *, direction: Direction = "at least", null: float = 1.0
+) -> Verdict:
     """The verdict on one claim; without an estimate it is "not measurable here", and the caller owes the reason.
 
     reproduced: the effect is there (the interval excludes `null`) and the interval reaches the target.
@@ -51,6 +53,6 @@ def reaches_target(estimate: Estimate, target: float | None, direction: Directio
 
 
 def reproduce_document(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """The JSON document of `suite reproduce`: one row per claim, in the order given. `reason` is empty unless needed."""
+    """The JSON document of `suite reproduce`: one row per claim, in the order given."""
     fields = ("slug", "claim", "paper", "conditions", "measured", "low", "high", "unit", "verdict", "reason", "command")
     return [{name: getattr(finding, name) for name in fields} for finding in findings]

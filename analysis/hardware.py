@@ -78,7 +78,9 @@ class Hardware(BaseModel):
         if data.get("sparse"):
             raise ValueError("sparse figures are refused; write the dense ones, which are half, and drop `sparse`")
         if "link_gb_per_s" in data:
-            raise ValueError("`link_gb_per_s` does not say which way; write `link_gb_per_s_bidirectional`, the sum of both")
+            raise ValueError(
+                "`link_gb_per_s` is ambiguous; write `link_gb_per_s_bidirectional`, both directions together"
+            )
         return data
 
     @model_validator(mode="after")
@@ -88,7 +90,9 @@ class Hardware(BaseModel):
             rate = getattr(self, fast)
             if rate is None or not expected or any(_close(rate, twice, RATE_TOLERANCE) for twice in expected):
                 continue
-            raise ValueError(f"{fast} = {rate:g} is not twice {slows[0]} (expected about {expected[0]:g}): sparse figure?")
+            raise ValueError(
+                f"{fast} = {rate:g} is not twice {slows[0]}, about {expected[0]:g}: is it a sparse figure?"
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,15 +124,16 @@ class Hardware(BaseModel):
         return None if per_cycle is None else self.cores * per_cycle * clock_ghz / 1e3
 
 
-def cpu_peak_tflops(
-    cores: int, lanes: int, fma_units: int, clock_ghz: float, kind: Literal["fp32", "avx512_bf16", "amx_bf16", "vnni_int8"]
-) -> float:
-    """Peak of a generic processor in TFLOP/s (TOP/s): cores x 2 x fp32 lanes x FMA units x clock, times the gain of `kind`.
+CPU_GAIN = {"fp32": 1, "avx512_bf16": 2, "amx_bf16": 16, "vnni_int8": 4}
+"""What the matrix and dot-product instructions of a processor do per cycle, relative to its fp32 multiply-adds."""
+
+
+def cpu_peak_tflops(cores: int, lanes: int, fma_units: int, clock_ghz: float, kind: str = "fp32") -> float:
+    """Peak of a generic processor in TFLOP/s (TOP/s): cores x 2 x lanes x FMA units x clock x the gain of `kind`.
 
     `lanes` are fp32 lanes per vector (16 for AVX-512); 2 because a multiply-add is two operations.
     """
-    gain = {"fp32": 1, "avx512_bf16": 2, "amx_bf16": 16, "vnni_int8": 4}[kind]
-    return cores * 2 * lanes * fma_units * clock_ghz * gain / 1e3
+    return cores * 2 * lanes * fma_units * clock_ghz * CPU_GAIN[kind] / 1e3
 
 
 def cpu_memory_gb_per_s(channels: int, megatransfers_per_s: float) -> float:
@@ -169,13 +174,13 @@ def _check_sizes(path: Path, devices: Mapping[str, Hardware]) -> None:
     """Refuse a memory size that is another listed size, or a power of two, turned from GiB into GB or back."""
     listed = {device.memory_gb for device in devices.values() if device.memory_gb is not None}
     nominal = listed | {float(2**power) for power in range(12)}
+    mistaken = {size * factor: size for size in nominal for factor in (GIB_IN_GB, 1 / GIB_IN_GB)}
     for name, device in devices.items():
-        for size in sorted(nominal) if device.memory_gb is not None else ():
-            factors = [factor for factor in (GIB_IN_GB, 1 / GIB_IN_GB) if _close(device.memory_gb, size * factor, SIZE_TOLERANCE)]
-            if factors:
+        for wrong, size in mistaken.items():
+            if _close(device.memory_gb, wrong, SIZE_TOLERANCE):
                 raise InputError(
-                    f"{path.name}: {name}: memory_gb = {device.memory_gb:g} is {size:g} with GiB taken for GB; "
-                    f"write the nominal size in GB (1e9 bytes)."
+                    f"{path.name}: {name}: memory_gb = {device.memory_gb:g} is {size:g} with GiB taken for GB or the "
+                    "other way round; write the nominal size in GB (1e9 bytes)."
                 )
 
 

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure from `n` samples with its 95% interval; `low` and `high` are None, and `note` says why, if there is none."""
+    """A figure from `n` samples with its 95% interval; without one `low` and `high` are None and `note` says why."""
 
     value: float
     low: float | None
@@ -133,3 +133,21 @@ def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:
     )
     note = "" if len(data) >= 5 else f"only {len(data)} samples"
     return float(result.confidence_interval.low), float(result.confidence_interval.high), note
+
+
+def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
+    """mean(above) / mean(below) of two independent samples, with a percentile bootstrap interval over both.
+
+    None where either is empty or the mean below is not positive.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if not len(top) or not len(bottom) or bottom.mean() <= 0:
+        return None
+    value = float(top.mean() / bottom.mean())
+    if min(len(top), len(bottom)) < 2:
+        return Estimate(value, None, None, min(len(top), len(bottom)), "one sample, no interval")
+    rng = np.random.default_rng(SEED)
+    tops, bottoms = (x[rng.integers(len(x), size=(RESAMPLES, len(x)))].mean(axis=1) for x in (top, bottom))
+    with np.errstate(divide="ignore"):
+        low, high = np.quantile(tops / bottoms, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high), min(len(top), len(bottom)))

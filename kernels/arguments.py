@@ -16,3 +16,9 @@ def as_int32(index: Tensor) -> Tensor:
 def accumulate_dtype(x: Tensor) -> torch.dtype:
     """What a reference computes in: fp64 for fp64 inputs, else fp32."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def view(x: Tensor) -> tuple[int, int, int]:
+    """What a kernel needs to find the rows of x [N, H, D]: pointer and the strides of N and H."""
+    strides = x.stride()
+    return x.data_ptr(), strides[0], strides[1]

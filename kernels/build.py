@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import filelock
 import platformdirs
@@ -31,7 +32,8 @@ ROOT = Path(__file__).parent
 
 NativeFunction = Callable[..., None]
 
-_C_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+# Integers travel as pointers: both are 64 bits in the same registers, and ctypes converts a c_void_p twice as fast.
+_C_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_void_p, "f": ctypes.c_float}
 
 
 def cache_folder() -> Path:
@@ -105,6 +107,7 @@ def _warn_once(reason: str) -> None:
         warnings.warn(f"C++ kernels are off, the slow reference path serves: {reason}", RuntimeWarning, stacklevel=4)
 
 
+@functools.cache
 def load(op: str) -> ctypes.CDLL | None:
     """The library of `op`, built if needed; None (and one warning per process) if that is impossible."""
     try:
@@ -114,31 +117,27 @@ def load(op: str) -> ctypes.CDLL | None:
         return None
 
 
-class Functions:
-    """The C functions of one op by key (usually dtypes), loaded at the first look-up.
+class Functions(dict[Hashable, NativeFunction | None]):
+    """The C functions of one op by key (usually dtypes); the first look-up loads them, later ones are dict look-ups.
 
+    None for a key without a kernel, and for all keys without a library.
     `signature` has one letter per argument: p pointer, i int64, f float.
     """
 
     def __init__(self, op: str, signature: str, names: Mapping[Hashable, str]) -> None:
+        super().__init__()
         self.op, self.signature, self.names = op, signature, names
-        self._loaded: dict[Hashable, NativeFunction] | None = None
 
-    def get(self, key: Hashable) -> NativeFunction | None:
-        """The function for `key`; None if there is no kernel for it or no library."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded.get(key)
+    def __missing__(self, key: Hashable) -> NativeFunction | None:
+        library = load(self.op) if key in self.names else None
+        self[key] = None if library is None else self._bind(library, self.names[key])
+        return self[key]
 
-    def _load(self) -> dict[Hashable, NativeFunction]:
-        library = load(self.op)
-        if library is None:
-            return {}
-        functions = {key: getattr(library, name) for key, name in self.names.items()}
-        for function in functions.values():
-            function.argtypes = [_C_TYPES[letter] for letter in self.signature]
-            function.restype = None
-        return functions
+    def _bind(self, library: ctypes.CDLL, name: str) -> NativeFunction:
+        function = getattr(library, name)
+        function.argtypes = [_C_TYPES[letter] for letter in self.signature]
+        function.restype = None
+        return cast(NativeFunction, function)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 #define SIMD_AVX512 1
 #endif
@@ -152,11 +152,10 @@ static inline f32x16 sums4x4(const f32x16 *quads) {
 
 // ---- elementary functions --------------------------------------------------------------------------------------
 
-// 2^x to about 2 ulp; 0 for -inf and below -126.
+// 2^x to about 2 ulp; 0 for -inf, and where the result would be denormal it may be.
 static inline f32x16 exp2_16(f32x16 x) {
 #ifdef SIMD_AVX512
-    f32x16 r = _mm512_sub_ps(x, _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    r = _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.f), _CMP_LT_OQ), _mm512_setzero_ps());
+    f32x16 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 for -inf
 #else
     x = x > 127.f ? broadcast(127.f) : x;
     i32x16 vanishes = x < -126.f;

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import Path as ZipPath
 
 import pyarrow.parquet
 from pydantic import BaseModel, ValidationError
@@ -18,10 +19,12 @@ from pydantic import BaseModel, ValidationError
 from workloads.schema import DataError
 
 Record = TypeVar("Record", bound=BaseModel)
+Source = Path | ZipPath
+"""A file, or a member of a zip archive."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Source) -> str:
     """The file's text (UTF-8, with or without a byte-order mark)."""
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -35,7 +38,7 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a readable file.") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Source) -> Any:
     """The file's single JSON document."""
     try:
         return json.loads(read_text(path))
@@ -43,7 +46,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); expected one JSON document.") from None
 
 
-def read_records(path: Path, schema: type[Record]) -> list[Record]:
+def read_records(path: Source, schema: type[Record]) -> list[Record]:
     """All records of `path`, each validated by `schema`; `DataError` for an unreadable, wrong or empty file."""
     readers = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
@@ -65,7 +68,7 @@ def _checked(raw: object, schema: type[Record], place: str) -> Record:
         raise DataError(f"{place}: field {field!r}: {first['msg']}.") from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
+def _jsonl(path: Source) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -75,14 +78,14 @@ def _jsonl(path: Path) -> Iterator[tuple[str, object]]:
             raise DataError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line.") from None
 
 
-def _json_array(path: Path) -> Iterator[tuple[str, object]]:
+def _json_array(path: Source) -> Iterator[tuple[str, object]]:
     document = read_json(path)
     if not isinstance(document, list):
         raise DataError(f"{path}: is a JSON {type(document).__name__}; expected an array of records.")
     yield from ((f"record {number}", raw) for number, raw in enumerate(document, start=1))
 
 
-def _csv(path: Path) -> Iterator[tuple[str, object]]:
+def _csv(path: Source) -> Iterator[tuple[str, object]]:
     reader = csv.DictReader(read_text(path).splitlines(keepends=True))
     for raw in reader:
         if None in raw or None in raw.values():
@@ -90,9 +93,10 @@ def _csv(path: Path) -> Iterator[tuple[str, object]]:
         yield f"line {reader.line_num}", raw
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, object]]:
+def _parquet(path: Source) -> Iterator[tuple[str, object]]:
     try:
-        table = pyarrow.parquet.read_table(path)
+        with path.open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an existing one.") from None
     except (pyarrow.ArrowException, OSError) as error:

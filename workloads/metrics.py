@@ -1,4 +1,4 @@
-"""LongBench's metrics, value for value (`THUDM/LongBench`: `metrics.py`, `eval.py`); rules in `_workloads.md` section 1.
+"""LongBench's metrics, value for value (`THUDM/LongBench`: `metrics.py`, `eval.py`).
 
 Every metric takes a prediction, one reference and the class names (used by classification only) and returns 0 to 1.
 """
@@ -12,9 +12,10 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import SequenceMatcher
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import platformdirs
@@ -80,7 +81,7 @@ def classification(
     if released_loop:
         for name in named:
             if _part_of(name, reference):
-                named.remove(name)  # noqa: B909 - the released behaviour
+                named.remove(name)
     else:
         named = [name for name in named if not _part_of(name, reference)]
     return 1.0 / len(named) if reference in named else 0.0
@@ -99,7 +100,7 @@ def retrieval(prediction: str, reference: str, classes: Sequence[str] = ()) -> f
 
 
 def edit_similarity(prediction: str, reference: str, classes: Sequence[str] = ()) -> float:
-    """Similarity of the first line that is neither comment nor fence, in hundredths as `fuzzywuzzy.fuzz.ratio` gives it.
+    """Similarity of the first line that is neither comment nor fence, in hundredths, as `fuzzywuzzy.fuzz.ratio` has it.
 
     fuzzywuzzy's own fallback (difflib) is fixed here; python-Levenshtein would give slightly different values.
     """
@@ -170,9 +171,7 @@ def _jieba() -> Any:
         import jieba
     jieba.setLogLevel(logging.CRITICAL)
     tokenizer = jieba.Tokenizer()
-    tokenizer.tmp_dir = str(platformdirs.user_cache_path("inference-suite", ensure_exists=False))
-    try:
-        platformdirs.user_cache_path("inference-suite", ensure_exists=True)
-    except OSError:
-        pass
+    tokenizer.tmp_dir = str(platformdirs.user_cache_path("inference-suite"))
+    with suppress(OSError):
+        Path(tokenizer.tmp_dir).mkdir(parents=True, exist_ok=True)
     return tokenizer

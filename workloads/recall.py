@@ -128,6 +128,7 @@ class Recall(Workload):
         return (self.config.data,) if self.config.data else ()
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
+        self.check_task(task)
         length = int(task)
         if self._records:
             chosen = [record for record in self._records if record.length == length]
@@ -167,6 +168,6 @@ def _request(task: str, index: int, seed: int, prompt: str, answer: str, metadat
         metric="digit_accuracy",
         max_new_tokens=ANSWER_DIGITS,
         seed=seed,
-        truncation="refuse",
+        truncation="extend",
         metadata=metadata,
     )

@@ -35,9 +35,9 @@ class Request(BaseModel):
     """One item of work, independent of any tokenizer.
 
     `target` turns generation into teacher forcing: the prompt is prefilled and the target's tokens are scored one by
-    one on the decode path, so that methods that act in decode only are measured too. `truncation` says what happens to a
-    prompt longer than the model's window: its middle is cut, it is refused, or it runs past the trained window ("extend",
-    for work that measures extrapolation). Temperature 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict.
+    one on the decode path, so that methods that act in decode only are measured too. `truncation` says what happens to
+    a prompt longer than the model's window: its middle is cut, it is refused, or it runs past the trained window
+    ("extend", for work that measures extrapolation). Temperature 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,7 +121,8 @@ class Workload(ABC):
 
     name: ClassVar[str]
     version: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]]
+    tasks: tuple[str, ...]
+    """All tasks on the class; on an instance those its data holds."""
     score_name: ClassVar[str]
     """What `score` returns, with its unit: "score, 0-100", "nats per token"."""
     higher_is_better: ClassVar[bool] = True
@@ -146,14 +147,22 @@ class Workload(ABC):
     def revision(self, seed: int) -> str:
         """Hash of what the items are made of: the data file's bytes, or the generator's version, options and seed."""
         digest = hashlib.sha256(f"{self.name}/{self.version}/{seed}".encode())
-        digest.update(json.dumps(self.config.model_dump(mode="json", exclude={"data"}), sort_keys=True).encode())
+        files = {name for name, value in self.config if isinstance(value, Path)}  # their bytes count, not their place
+        digest.update(
+            json.dumps(self.config.model_dump(mode="json", exclude=files | {"data"}), sort_keys=True).encode()
+        )
         for path in self.data_files():
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
     def data_files(self) -> Sequence[Path]:
-        """The user's files this workload reads; none when the generator serves."""
+        """The files this workload reads; none when the generator serves."""
         return ()
+
+    def check_task(self, task: str) -> None:
+        """`DataError` for a task this workload does not have."""
+        if task not in self.tasks:
+            raise DataError(f"{self.name} has no task {task!r}; expected one of {', '.join(self.tasks)}.")
 
 
 def truncate_middle(text: str, max_tokens: int, tokenizer: TextTokenizer) -> tuple[str, int]:

@@ -121,7 +121,7 @@ def _verdict(probe: Probe, ceiling: Ceiling | None) -> str:
 def _attempt(session: _Session, probe: Probe, overhead_s: float) -> Ceiling | None:
     """The fastest variant's ceiling; None if the call itself takes half of the time or more."""
     timed = {name: _seconds(call) for name, call in probe.variants.items()}
-    name, seconds = min(timed.items(), key=lambda item: float(np.median(item[1])))
+    seconds = min(timed.values(), key=lambda values: float(np.median(values)))
     if float(np.median(seconds)) < 2 * overhead_s:
         return None
     samples = tuple(probe.work / (value - overhead_s) / 1e9 for value in seconds if value > overhead_s)
@@ -188,7 +188,7 @@ def _conditions(llc: int, load: float) -> dict[str, Any]:
         "llc_bytes": llc,
         "load_average_before": load,
         "torch": torch.__version__,
-        "omp": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "MKL_", "GOMP_"))},
+        "omp": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "MKL_"))},
         "governor": _read(_CACHES / "cpu0/cpufreq/scaling_governor"),
         "huge_pages": _read(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
         "repeats": REPEATS,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from analysis.roofline.model import Machine
 from suite.harness.measurement import Calibration, Ceiling
 
@@ -15,26 +13,28 @@ class Ceilings:
         self.calibration = calibration
 
     def streams(self, kind: str, threads: int) -> list[Ceiling]:
-        """"read", "copy" or "triad" ceilings by rising working set."""
+        """ "read", "copy" or "triad" ceilings by rising working set."""
         found = [c for c in self.calibration.ceilings if c.kind == kind and c.threads == threads]
         return sorted(found, key=lambda ceiling: ceiling.size)
 
     def read(self, threads: int, working_set_bytes: float) -> Ceiling | None:
-        """The read bandwidth for data of this size: that of the smallest measured set that holds it, else of the largest.
+        """Read bandwidth for data of this size: that of the smallest measured set that holds it, else of the largest.
 
         A small model lives in a cache, and the DRAM figure would then make it look impossibly good.
         """
         sweep = self.streams("read", threads)
         holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes]
-        return (holding or sweep[-1:] or [None])[0]
+        return next(iter(holding or sweep[-1:]), None)
 
     def memory(self, threads: int) -> Ceiling | None:
         """Read bandwidth of the largest working set: DRAM."""
-        return (self.streams("read", threads) or [None])[-1]
+        return next(reversed(self.streams("read", threads)), None)
 
     def gemm(self, dtype: str, threads: int) -> Ceiling | None:
         """The best GEMM of this data type over all measured shapes."""
-        return self._best(c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == ("gemm", dtype, threads))
+        wanted = ("gemm", dtype, threads)
+        found = [c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted]
+        return max(found, key=lambda ceiling: ceiling.value, default=None)
 
     def threads(self) -> list[int]:
         """Thread counts that were measured."""
@@ -48,6 +48,7 @@ class Ceilings:
         name = f"measured, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
         return Machine(name, peak.value * 1e9, read.value * 1e9, self.calibration.call_overhead_us * 1e-6)
 
-    @staticmethod
-    def _best(ceilings: Iterable[Ceiling]) -> Ceiling | None:
-        return max(ceilings, key=lambda ceiling: ceiling.value, default=None)
+
+def human_bytes(size: int) -> str:
+    """Binary size with one unit: 16 KiB, 4 MiB."""
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"

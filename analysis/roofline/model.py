@@ -31,7 +31,7 @@ Bound = Literal["compute", "memory", "launch"]
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Dimensions of a Llama-family decoder. `windows[l]` is layer l's sliding window in tokens, None for full attention."""
+    """Dimensions of a Llama-family decoder. `windows[l]` is layer l's sliding window in tokens, None for none."""
 
     layers: int
     hidden: int
@@ -60,7 +60,7 @@ class ModelShape:
                 windows=_windows(config, layers),
             )
         except KeyError as missing:
-            raise InputError(f"the model's config has no field {missing}; a Llama-family config.json has it.") from missing
+            raise InputError(f"the model's config has no field {missing}, which a Llama-family one has.") from missing
 
     def layers_by_window(self) -> Counter[int | None]:
         """How many layers have each window."""
@@ -115,17 +115,15 @@ def forward(
 ) -> list[Operator]:
     """Operators of one forward pass over `new` tokens per sequence after `prefix` cached ones.
 
-    `logit_rows` is the number of rows per sequence that need logits: 1 for generation, 0 for all chunks of a prefill but
-    the last, `new` when drafts are verified.
+    `logit_rows` is the number of rows per sequence that need logits: 1 for generation, 0 for all chunks of a prefill
+    but the last, `new` when drafts are verified.
     """
     tokens = batch * new
     operators = [embedding(tokens, shape.hidden, precision), rms_norm(tokens, shape.hidden, precision, residual=False)]
     operators += [operator * shape.layers for operator in _layer_linears(shape, precision, tokens)]
     operators.append(rms_norm(tokens, shape.hidden, precision, residual=True) * (2 * shape.layers))
     for window, count in shape.layers_by_window().items():
-        layer = AttentionShape(
-            batch, new, prefix, shape.heads, shape.kv_heads, shape.head_dim, window, selection.kept
-        )
+        layer = AttentionShape(batch, new, prefix, shape.heads, shape.kv_heads, shape.head_dim, window, selection.kept)
         operators += [operator * count for operator in attention(layer, precision, fused=fused)]
     if selection.index_bytes:
         operators.append(Operator("index_read", shape.layers, 0.0, kv_bytes=selection.index_bytes))
@@ -151,12 +149,16 @@ def _layer_linears(shape: ModelShape, precision: Precision, tokens: int) -> list
     ]
 
 
-def prefill(shape: ModelShape, precision: Precision, *, batch: int, tokens: int, prefix: int = 0, fused: bool = True) -> list[Operator]:
+def prefill(
+    shape: ModelShape, precision: Precision, *, batch: int, tokens: int, prefix: int = 0, fused: bool = True
+) -> list[Operator]:
     """A whole prompt in one pass, after a shared `prefix` already cached; logits of the last row only."""
     return forward(shape, precision, batch=batch, new=tokens, prefix=prefix, fused=fused)
 
 
-def chunked_prefill(shape: ModelShape, precision: Precision, *, batch: int, tokens: int, chunk: int, prefix: int = 0) -> list[Operator]:
+def chunked_prefill(
+    shape: ModelShape, precision: Precision, *, batch: int, tokens: int, chunk: int, prefix: int = 0
+) -> list[Operator]:
     """A prompt in chunks of at most `chunk` tokens: the weights are read once per chunk, logits come from the last."""
     operators: list[Operator] = []
     for start in range(0, tokens, chunk):
@@ -166,7 +168,9 @@ def chunked_prefill(shape: ModelShape, precision: Precision, *, batch: int, toke
     return operators
 
 
-def decode(shape: ModelShape, precision: Precision, *, batch: int, context: int, selection: Selection = DENSE) -> list[Operator]:
+def decode(
+    shape: ModelShape, precision: Precision, *, batch: int, context: int, selection: Selection = DENSE
+) -> list[Operator]:
     """One decode step that attends to `context` tokens, its own included."""
     return forward(shape, precision, batch=batch, new=1, prefix=context - 1, selection=selection)
 

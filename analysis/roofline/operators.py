@@ -70,7 +70,9 @@ def linear(name: str, tokens: int, inputs: int, outputs: int, precision: Precisi
 def embedding(tokens: int, hidden: int, precision: Precision) -> Operator:
     """Look up one row per token and write it."""
     row = tokens * hidden
-    return Operator("embedding", 1, 0.0, weight_bytes=row * precision.weight, activation_bytes=row * precision.activation)
+    return Operator(
+        "embedding", 1, 0.0, weight_bytes=row * precision.weight, activation_bytes=row * precision.activation
+    )
 
 
 def rms_norm(tokens: int, hidden: int, precision: Precision, *, residual: bool) -> Operator:
@@ -137,7 +139,7 @@ class AttentionShape:
 
 
 def attention(shape: AttentionShape, precision: Precision, *, fused: bool = True) -> list[Operator]:
-    """Causal attention with GQA: K and V once per KV head. Unfused it also writes and reads the score matrix four times."""
+    """Causal attention with GQA: K and V move once per KV head; unfused, the scores move four times more."""
     pairs = causal_pairs(shape.new, shape.prefix, shape.window) * shape.kept
     queries = shape.batch * shape.new * shape.heads * shape.head_dim
     cache = shape.batch * shape.keys * shape.kept * shape.kv_heads * shape.head_dim

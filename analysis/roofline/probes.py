@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.roofline.ceilings import human_bytes
 from kernels.gemv import gemv as kernel_gemv
 
 Kind = Literal["read", "copy", "triad", "gemm", "gemv"]
@@ -22,6 +23,7 @@ SQUARES = (512, 1024, 2048)
 TALL = (8192, 512, 512)
 """Rows, columns and depth of the tall product: a long prompt through a narrow layer."""
 GEMV_EDGE = 2048
+_GEMV_READS_FROM = 1 << 20  # bytes: below this the call costs more than the reading
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -43,39 +45,33 @@ class Probe:
         return f"{self.kind} {self.dtype} {size}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
-def human_bytes(size: int) -> str:
-    """Binary size with one unit: 16 KiB, 4 MiB."""
-    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
-
-
 def working_sets(llc_bytes: int, limit_bytes: int) -> list[int]:
     """16 KiB, then times four, up to 8 x LLC (or `limit_bytes` where memory is short), which is included."""
-    last = min(8 * llc_bytes, limit_bytes)
+    last = min(8 * llc_bytes, limit_bytes) // (16 << 10) * (16 << 10)
     sizes = itertools.takewhile(lambda size: size < last, (16 << 10 << 2 * step for step in itertools.count()))
     return [*sizes, last]
 
 
 def stream_probes(size: int, threads: int) -> Iterator[Probe]:
-    """Read, copy and triad over `size` bytes in all. The arrays fill it, so from 2 x LLC on nothing survives in cache."""
+    """Read, copy and triad over arrays of `size` bytes together: beyond 2 x LLC nothing survives in a cache."""
     whole = torch.ones(size // 4)
     half, other = whole.chunk(2)
     a, b, c = whole[: size // 12 * 3].chunk(3)
-    yield Probe(
-        "read",
-        "fp32",
-        threads,
-        size,
-        whole.nbytes,
-        {"torch.sum": lambda: torch.sum(whole), "torch.dot": lambda: torch.dot(half, other)},
-    )
+    readers: dict[str, Callable[[], object]] = {
+        "torch.sum": lambda: torch.sum(whole),
+        "torch.dot": lambda: torch.dot(half, other),
+    }
+    if size >= _GEMV_READS_FROM:
+        row, matrix = torch.ones(1, GEMV_EDGE), whole.view(-1, GEMV_EDGE)
+        readers["kernels.gemv"] = lambda: kernel_gemv(row, matrix)
+    yield Probe("read", "fp32", threads, size, whole.nbytes, readers)
     yield Probe("copy", "fp32", threads, size, 2 * half.nbytes, {"Tensor.copy_": lambda: other.copy_(half)})
     yield Probe("triad", "fp32", threads, size, 3 * a.nbytes, {"torch.add": lambda: torch.add(a, b, alpha=0.5, out=c)})
 
 
 def stream_overhead() -> dict[Kind, Callable[[], object]]:
     """The same calls on next to nothing: what to take off a stream's time, as the model counts launches apart."""
-    tiny = {probe.kind: next(iter(probe.variants.values())) for probe in stream_probes(96, 1)}
-    return tiny
+    return {probe.kind: next(iter(probe.variants.values())) for probe in stream_probes(96, 1)}
 
 
 def gemm_probes(dtype: str, threads: int) -> Iterator[Probe]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import counting
-from kernels.arguments import as_int32
+from kernels.arguments import as_int32, view
 from kernels.build import Functions
 from kernels.flash_decode import reference
 from kernels.flash_decode.cost import flash_decode_cost
@@ -42,25 +42,27 @@ def flash_decode(
     S = 1: all heads read the same spans, S = G: one selection per KV head, S = H: one per query head.
     softcap > 0: logits = softcap * tanh(logits / softcap). An empty selection gives out = 0 and lse = -inf.
     """
+    rows_count, heads, head_dim = q.shape
     if out is None:
-        out = q.new_empty(q.shape)
+        out = q.new_empty(rows_count, heads, head_dim)
     if counting.active is not None:
         _record(q, key_cache, spans, cos)
-    function = _flash_decode.get(q.dtype) if q.is_cpu and _readable(q, key_cache) else None
+    function = _flash_decode[q.dtype] if q.is_cpu and _readable(q, key_cache, out) else None
     if function is None or (cos is not None and cos.dtype is not torch.float32):
         exact, lse = reference.flash_decode(
             q, key_cache, value_cache, spans, rows, cos=cos, sin=sin, scale=scale, softcap=softcap
         )
         return out.copy_(exact), lse
-    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    lse = q.new_empty(rows_count, heads, dtype=torch.float32)
     spans, rows = as_int32(spans), as_int32(rows)
+    _, selections, span_count, _ = spans.shape
     function(
-        *_view(q),
-        *_view(key_cache),
-        *_view(value_cache),
+        *view(q),
+        *view(key_cache),
+        *view(value_cache),
         spans.data_ptr(),
-        spans.size(1),
-        spans.size(2),
+        selections,
+        span_count,
         rows.data_ptr(),
         None if cos is None else cos.data_ptr(),
         None if sin is None else sin.data_ptr(),
@@ -68,10 +70,10 @@ def flash_decode(
         softcap,
         out.data_ptr(),
         lse.data_ptr(),
-        q.size(0),
-        q.size(1),
-        key_cache.size(1),
-        q.size(2),
+        rows_count,
+        heads,
+        key_cache.shape[1],
+        head_dim,
         torch.get_num_threads(),
     )
     return out, lse
@@ -83,28 +85,27 @@ def dense_spans(lengths: Sequence[int] | Tensor) -> Tensor:
     return torch.stack((torch.zeros_like(stop), stop, stop - 1), dim=-1)[:, None, None]
 
 
-def _view(x: Tensor) -> tuple[int, int, int]:
-    """Pointer and the two leading strides."""
-    return x.data_ptr(), x.stride(0), x.stride(1)
-
-
-def _readable(q: Tensor, cache: Tensor) -> bool:
+def _readable(q: Tensor, cache: Tensor, out: Tensor) -> bool:
     """One dtype, elements side by side, tokens D apart, and whole vectors of 16 elements."""
-    head_dim = q.size(2)
-    return cache.dtype is q.dtype and q.stride(2) == 1 and cache.stride(2) == head_dim and head_dim % 16 == 0
+    head_dim = q.shape[2]
+    if cache.dtype is not q.dtype or head_dim % 16 or not out.is_contiguous():
+        return False
+    return q.stride()[2] == 1 and cache.stride()[2:] == (head_dim, 1)
 
 
 def _record(q: Tensor, cache: Tensor, spans: Tensor, cos: Tensor | None) -> None:
     lengths = spans[..., 1] - spans[..., 0]
-    selections = spans.size(1)
-    rotations = 0 if cos is None else int((lengths > 0).sum()) * q.size(1) // selections
+    query_rows, heads, head_dim = q.shape
+    _, selections, span_count, _ = spans.shape
     cost = flash_decode_cost(
         int(lengths.sum()),
         selections,
-        *q.shape[:2],
-        *cache.shape[1::2],
+        query_rows,
+        heads,
+        cache.shape[1],
+        head_dim,
         q.element_size(),
-        span_count=spans.size(2),
-        rotations=rotations,
+        span_count=span_count,
+        rotations=0 if cos is None else int((lengths > 0).sum()) * heads // selections,
     )
     counting.record("flash_decode", cost)

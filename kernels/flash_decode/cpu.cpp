@@ -10,11 +10,11 @@
 
 #include <algorithm>
 #include <omp.h>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
-constexpr int BLOCK = 64;                  // tokens per softmax update: K and V of a block stay in the L1 cache
 constexpr int64_t WORTH_A_TEAM = 1 << 15;  // elements of K and V
 
 // [outer][inner][...] with strides in elements.
@@ -26,6 +26,46 @@ template <class T> struct View {
 
 struct Span {
     int32_t start, stop, position;
+};
+
+// Up to LANES tokens that follow each other in one span.
+struct Tile {
+    int64_t token, position;
+    int count;
+};
+
+// What one softmax update covers. Its tiles may come from different spans, so short spans cost no more than long ones.
+struct Block {
+    static constexpr int TILES = 4, TOKENS = TILES * LANES;  // K and V of a block stay in the L1 cache
+    Tile tiles[TILES];
+    int size = 0;
+};
+
+// Cuts tokens [begin, end) of the sequence that the spans of an item make into blocks.
+class Cursor {
+  public:
+    Cursor(const Span *spans, int64_t begin, int64_t end) : span(spans), skipped(begin), left(end - begin) {}
+
+    Block next() {
+        Block block;
+        while (block.size < Block::TILES && left > 0) {
+            const int64_t length = span->stop - span->start;
+            if (skipped >= length) {
+                skipped -= length;
+                ++span;
+                continue;
+            }
+            const int count = (int)std::min({(int64_t)LANES, left, length - skipped});
+            block.tiles[block.size++] = {span->start + skipped, span->position, count};
+            skipped += count;
+            left -= count;
+        }
+        return block;
+    }
+
+  private:
+    const Span *span;
+    int64_t skipped, left;  // tokens of `span` already passed; tokens still to come
 };
 
 template <class T> struct Problem {
@@ -59,7 +99,8 @@ template <class T> struct Problem {
 
 // ---- softmax state of one item -----------------------------------------------------------------------------------
 
-// Unnormalised sums of one group: output [heads][dim], and per head the largest logit so far and the sum of weights.
+// Unnormalised sums of one group: output [heads][dim], in the element order of load32, and per head the largest logit
+// so far and the sum of weights.
 struct State {
     float *output, *largest, *total;
     int64_t heads, dim;
@@ -94,7 +135,11 @@ struct State {
     template <class T> void finish(T *out, float *lse) const {
         for (int64_t h = 0; h < heads; ++h) {
             const float inverse = total[h] > 0 ? 1.f / total[h] : 0.f;
-            for (int64_t d = h * dim; d < (h + 1) * dim; d += LANES) store16(out + d, load16(output + d) * inverse);
+            const float *sums = output + h * dim;
+            int64_t d = 0;
+            for (; d + 32 <= dim; d += 32)
+                store32(out + h * dim + d, load16(sums + d) * inverse, load16(sums + d + LANES) * inverse);
+            if (d < dim) store16(out + h * dim + d, load16(sums + d) * inverse);
             lse[h] = total[h] > 0 ? (largest[h] + std::log2(total[h])) * LN2 : NEGATIVE_INFINITY;
         }
     }
@@ -102,64 +147,95 @@ struct State {
 
 // ---- one block of tokens -----------------------------------------------------------------------------------------
 
-// Sixteen dot products of one query with consecutive keys; beyond `count` the last key is read again.
-template <bool FULL, class T> inline f32x16 dots(const T *query, const T *keys, int64_t dim, int count) {
+// products[h]: dot products of H queries with 16 consecutive keys. Four keys at a time, so that a key serves all
+// queries while it is in a register.
+template <int H, class T> inline void dots(const T *queries, const T *keys, int64_t dim, f32x16 *products) {
     using D = Dot<T>;
-    f32x16 sums[LANES] = {};
-    int64_t d = 0;
-    for (; d + D::WIDTH <= dim; d += D::WIDTH)
-        for (int t = 0; t < LANES; ++t)
-            sums[t] = D::step(sums[t], query + d, keys + (FULL ? t : std::min(t, count - 1)) * dim + d);
-    if (d < dim)  // half a step, as dim is a multiple of 16
-        for (int t = 0; t < LANES; ++t)
-            sums[t] += load16(query + d) * load16(keys + (FULL ? t : std::min(t, count - 1)) * dim + d);
-    return sums16(sums);
+    f32x16 quads[H][4];
+    for (int quad = 0; quad < 4; ++quad, keys += 4 * dim) {
+        f32x16 sums[H][4] = {};
+        int64_t d = 0;
+        for (; d + D::WIDTH <= dim; d += D::WIDTH)
+            for (int h = 0; h < H; ++h)
+                for (int t = 0; t < 4; ++t) sums[h][t] = D::step(sums[h][t], queries + h * dim + d, keys + t * dim + d);
+        if (d < dim)  // half a step, as dim is a multiple of 16
+            for (int h = 0; h < H; ++h)
+                for (int t = 0; t < 4; ++t) sums[h][t] += load16(queries + h * dim + d) * load16(keys + t * dim + d);
+        for (int h = 0; h < H; ++h) quads[h][quad] = sums4(sums[h][0], sums[h][1], sums[h][2], sums[h][3]);
+    }
+    for (int h = 0; h < H; ++h) products[h] = sums4x4(quads[h]);
 }
 
-// output[h][0 .. 16 C) += sum over tokens of weights[h][t] values[t][0 .. 16 C), for H heads.
-template <int H, int C, class T>
-inline void weigh(const float *weights, const T *values, int64_t dim, int count, float *output) {
+// The hardware follows neither jumps between spans nor page borders: ask for rows of the block after this one.
+template <class T> inline void prefetch(const T *base, int64_t dim, const Tile &tile) {
+    const T *first = base + tile.token * dim;
+    for (int64_t i = 0; i < tile.count * dim; i += 64 / sizeof(T)) __builtin_prefetch(first + i);
+}
+
+// output[h][...] += sum over tokens of weights[h][t] values[t][...] for H heads and 32 P columns (16 for P = 0).
+template <int H, int P, class T>
+inline void weigh(const float *weights, const T *values, int64_t dim, const Block &block, float *output) {
+    constexpr int C = P ? 2 * P : 1;
     f32x16 sums[H][C];
     for (int h = 0; h < H; ++h)
         for (int c = 0; c < C; ++c) sums[h][c] = load16(output + h * dim + c * LANES);
-    for (int t = 0; t < count; ++t) {
-        f32x16 value[C];
-        for (int c = 0; c < C; ++c) value[c] = load16(values + t * dim + c * LANES);
-        for (int h = 0; h < H; ++h)
-            for (int c = 0; c < C; ++c) sums[h][c] += weights[h * BLOCK + t] * value[c];
+    for (int i = 0; i < block.size; ++i, weights += LANES) {
+        const T *row = values + block.tiles[i].token * dim;
+        for (int t = 0; t < block.tiles[i].count; ++t, row += dim) {
+            f32x16 value[C];
+            if (P == 0) value[0] = load16(row);
+            for (int p = 0; p < P; ++p) load32(row + p * 32, value[2 * p], value[2 * p + 1]);
+            for (int h = 0; h < H; ++h)
+                for (int c = 0; c < C; ++c) sums[h][c] += weights[h * Block::TOKENS + t] * value[c];
+        }
     }
     for (int h = 0; h < H; ++h)
         for (int c = 0; c < C; ++c) store16(output + h * dim + c * LANES, sums[h][c]);
 }
 
 template <int H, class T>
-inline void weigh_columns(const float *weights, const T *values, int64_t dim, int count, float *output) {
+inline void weigh_columns(const float *weights, const T *values, int64_t dim, const Block &block, float *output) {
     int64_t d = 0;
-    for (; d + 64 <= dim; d += 64) weigh<H, 4>(weights, values + d, dim, count, output + d);
-    for (; d < dim; d += LANES) weigh<H, 1>(weights, values + d, dim, count, output + d);
+    for (; d + 64 <= dim; d += 64) weigh<H, 2>(weights, values + d, dim, block, output + d);
+    if (d + 32 <= dim) {
+        weigh<H, 1>(weights, values + d, dim, block, output + d);
+        d += 32;
+    }
+    if (d < dim) weigh<H, 0>(weights, values + d, dim, block, output + d);
+}
+
+// Calls work(first_head, integral_constant H) for tiles of up to four heads.
+template <class Work> inline void for_head_tiles(int64_t heads, Work work) {
+    int64_t h = 0;
+    for (; h + 4 <= heads; h += 4) work(h, std::integral_constant<int, 4>());
+    switch (heads - h) {
+    case 3: work(h, std::integral_constant<int, 3>()); break;
+    case 2: work(h, std::integral_constant<int, 2>()); break;
+    case 1: work(h, std::integral_constant<int, 1>()); break;
+    }
 }
 
 template <class T> class Worker {
   public:
     Worker(const Problem<T> &problem)
         : problem(problem), dim(problem.dim), heads(problem.group_heads()), queries(heads * dim),
-          weights(heads * BLOCK) {}
+          padded(LANES * dim), weights(heads * Block::TOKENS) {}
 
     // Add tokens [begin, end) of the item's selection to the state.
     void run(int64_t item, int64_t begin, int64_t end, State &state) {
         load_queries(item);
         const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
         const T *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
-        int64_t before = 0;  // tokens of the spans already passed
-        for (const Span *span = problem.spans_of(item); before < end; ++span) {
-            const int64_t length = span->stop - span->start;
-            const int64_t first = span->start + std::max<int64_t>(begin - before, 0);
-            const int64_t last = span->start + std::min(length, end - before);
-            before += length;
-            if (first >= last) continue;
-            if (problem.cos) rotate_queries(item, span->position);
-            for (int64_t t = first; t < last; t += BLOCK)
-                block(keys + t * dim, values + t * dim, (int)std::min<int64_t>(BLOCK, last - t), state);
+        Cursor cursor(problem.spans_of(item), begin, end);
+        for (Block block = cursor.next(); block.size;) {
+            const Block after = cursor.next();
+            logits(item, keys, block, after);
+            for (int64_t h = 0; h < heads; ++h) softmax(h, block, state);
+            for (int i = 0; i < after.size; ++i) prefetch(values, dim, after.tiles[i]);
+            for_head_tiles(heads, [&](int64_t h, auto tile) {
+                weigh_columns<tile.value>(&weights[h * Block::TOKENS], values, dim, block, state.output + h * dim);
+            });
+            block = after;
         }
     }
 
@@ -188,45 +264,48 @@ template <class T> class Worker {
             }
     }
 
-    void block(const T *keys, const T *values, int count, State &state) {
-        for (int t = 0; t < count; t += LANES) logits(keys + t * dim, t, count - t);
-        for (int64_t h = 0; h < heads; ++h) softmax(h, count, state);
-        int64_t h = 0;
-        for (; h + 4 <= heads; h += 4)
-            weigh_columns<4>(&weights[h * BLOCK], values, dim, count, state.output + h * dim);
-        switch (heads - h) {
-        case 3: weigh_columns<3>(&weights[h * BLOCK], values, dim, count, state.output + h * dim); break;
-        case 2: weigh_columns<2>(&weights[h * BLOCK], values, dim, count, state.output + h * dim); break;
-        case 1: weigh_columns<1>(&weights[h * BLOCK], values, dim, count, state.output + h * dim); break;
+    // Logits of all heads for the keys of a block into weights[h][...]; lanes without a key become -inf.
+    void logits(int64_t item, const T *keys, const Block &block, const Block &after) {
+        for (int i = 0; i < block.size; ++i) {
+            const Tile &tile = block.tiles[i];
+            if (problem.cos) rotate_queries(item, tile.position);
+            if (i < after.size) prefetch(keys, dim, after.tiles[i]);
+            const T *rows = keys + tile.token * dim;
+            if (tile.count < LANES) {
+                std::copy_n(rows, tile.count * dim, padded.data());
+                rows = padded.data();
+            }
+            for_head_tiles(heads, [&](int64_t h, auto tile_heads) {
+                f32x16 products[tile_heads.value];
+                dots<tile_heads.value>(&queries[h * dim], rows, dim, products);
+                for (int j = 0; j < tile_heads.value; ++j)
+                    store16(&weights[(h + j) * Block::TOKENS + i * LANES], logit(products[j], tile.count));
+            });
         }
     }
 
-    // Logits of all heads for up to 16 keys into weights[h][t ...]; lanes beyond `count` become -inf.
-    void logits(const T *keys, int t, int count) {
+    f32x16 logit(f32x16 product, int count) const {
         static constexpr i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        for (int64_t h = 0; h < heads; ++h) {
-            const T *q = &queries[h * dim];
-            f32x16 x = count >= LANES ? dots<true>(q, keys, dim, LANES) : dots<false>(q, keys, dim, count);
-            x = problem.softcap > 0 ? tanh16(x * (problem.scale / problem.softcap)) * (problem.softcap * LOG2E)
-                                    : x * (problem.scale * LOG2E);
-            store16(&weights[h * BLOCK + t], lane < count ? x : broadcast(NEGATIVE_INFINITY));
-        }
+        const f32x16 x = problem.softcap > 0
+                             ? tanh16(product * (problem.scale / problem.softcap)) * (problem.softcap * LOG2E)
+                             : product * (problem.scale * LOG2E);
+        return lane < count ? x : broadcast(NEGATIVE_INFINITY);
     }
 
     // Logits to weights 2^(logit - largest), in place.
-    void softmax(int64_t h, int count, State &state) {
-        float *w = &weights[h * BLOCK];
+    void softmax(int64_t h, const Block &block, State &state) {
+        float *w = &weights[h * Block::TOKENS];
         f32x16 peak = load16(w);
-        for (int t = LANES; t < count; t += LANES) {
-            const f32x16 x = load16(w + t);
+        for (int i = 1; i < block.size; ++i) {
+            const f32x16 x = load16(w + i * LANES);
             peak = x > peak ? x : peak;
         }
         const float largest = max16(peak);
         if (largest > state.largest[h]) state.raise(h, largest);
         f32x16 total = broadcast(0.f);
-        for (int t = 0; t < count; t += LANES) {
-            const f32x16 x = exp2_16(load16(w + t) - state.largest[h]);
-            store16(w + t, x);
+        for (int i = 0; i < block.size; ++i) {
+            const f32x16 x = exp2_16(load16(w + i * LANES) - state.largest[h]);
+            store16(w + i * LANES, x);
             total += x;
         }
         state.total[h] += sum16(total);
@@ -236,7 +315,8 @@ template <class T> class Worker {
     const int64_t dim, heads;
     int64_t position = -1;
     std::vector<T> queries;      // [heads][dim], rotated to `position`
-    std::vector<float> weights;  // [heads][BLOCK]
+    std::vector<T> padded;       // the last, incomplete 16 keys
+    std::vector<float> weights;  // [heads][Block::TOKENS]
 };
 
 // ---- all items over the team ---------------------------------------------------------------------------------------

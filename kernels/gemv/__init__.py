@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,26 +39,29 @@ def gemv(
     `out` may be `residual` (an update in place) but not x. `out_dtype=torch.float32` keeps the fp32 sums of a bf16
     product, as logits want. The bias has the dtype of x or is fp32; the residual has the dtype of the result.
     """
+    rows, features = x.shape
+    x_stride, x_step = x.stride()
+    outputs = weight.shape[0]
     if out is None:
-        out = x.new_empty((x.size(0), weight.size(0)), dtype=out_dtype or x.dtype)
+        out = x.new_empty(rows, outputs, dtype=out_dtype or x.dtype)
     if counting.active is not None:
         _record(x, weight, residual, bias, out)
-    function = _gemv.get((x.dtype, out.dtype)) if x.is_cpu and _readable(x, weight) else None
-    if function is None or (residual is not None and residual.dtype is not out.dtype):
+    function = _gemv[x.dtype, out.dtype] if x.is_cpu else None
+    if function is None or x_step != 1 or not _matches(x, weight, residual, out):
         return out.copy_(reference.gemv(x, weight, residual, bias, out.dtype))
     function(
         x.data_ptr(),
-        x.stride(0),
+        x_stride,
         weight.data_ptr(),
         None if bias is None else bias.data_ptr(),
         bias is not None and bias.dtype is _F32,
         None if residual is None else residual.data_ptr(),
         0 if residual is None else residual.stride(0),
         out.data_ptr(),
-        out.stride(0),
-        x.size(0),
-        weight.size(1),
-        weight.size(0),
+        out.stride()[0],
+        rows,
+        features,
+        outputs,
         torch.get_num_threads(),
     )
     return out
@@ -67,23 +72,25 @@ def gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str, *, out: Tenso
 
     `activation` is "silu" or "gelu_tanh".
     """
-    intermediate = weight_gate_up.size(0) // 2
+    rows, features = x.shape
+    x_stride, x_step = x.stride()
+    intermediate = weight_gate_up.shape[0] // 2
     if out is None:
-        out = x.new_empty((x.size(0), intermediate))
+        out = x.new_empty(rows, intermediate)
     if counting.active is not None:
-        counting.record("gated_gemv", gated_gemv_cost(x.size(0), x.size(1), intermediate, x.element_size()))
-    function = _gated.get(x.dtype) if x.is_cpu and _readable(x, weight_gate_up) else None
-    if function is None:
+        counting.record("gated_gemv", gated_gemv_cost(rows, features, intermediate, x.element_size()))
+    function = _gated[x.dtype] if x.is_cpu else None
+    if function is None or x_step != 1 or not _matches(x, weight_gate_up, None, out):
         return out.copy_(reference.gated_gemv(x, weight_gate_up, activation))
     function(
         x.data_ptr(),
-        x.stride(0),
+        x_stride,
         weight_gate_up.data_ptr(),
         out.data_ptr(),
-        out.stride(0),
+        out.stride()[0],
         _ACTIVATIONS[activation],
-        x.size(0),
-        x.size(1),
+        rows,
+        features,
         intermediate,
         torch.get_num_threads(),
     )
@@ -103,22 +110,27 @@ def linear(
     A wider `out_dtype` always takes gemv: torch would round the result to the dtype of x first, so that logits
     would depend on the number of rows they are computed with.
     """
-    rows = x.numel() // x.size(-1)
+    *leading, features = x.shape
+    rows = math.prod(leading)
     widens = out_dtype is not None and out_dtype is not x.dtype
     if (rows <= MAX_ROWS or widens) and x.is_cpu and not _needs_grad(x, weight):
-        if x.dim() == 2:
+        if len(leading) == 1:
             return gemv(x, weight, residual, bias=bias, out_dtype=out_dtype)
-        flat = None if residual is None else residual.reshape(rows, weight.size(0))
-        y = gemv(x.reshape(rows, x.size(-1)), weight, flat, bias=bias, out_dtype=out_dtype)
-        return y.view(*x.shape[:-1], weight.size(0))
+        outputs = weight.shape[0]
+        flat = None if residual is None else residual.reshape(rows, outputs)
+        y = gemv(x.reshape(rows, features), weight, flat, bias=bias, out_dtype=out_dtype)
+        return y.view(*leading, outputs)
     if counting.active is not None:
         _record(x, weight, residual, bias, weight)
     y = F.linear(x, weight, None if bias is None else bias.to(x.dtype)).to(out_dtype or x.dtype)
     return y if residual is None else y + residual
 
 
-def _readable(x: Tensor, weight: Tensor) -> bool:
-    return x.stride(1) == 1 and weight.dtype is x.dtype and weight.is_contiguous()
+def _matches(x: Tensor, weight: Tensor, residual: Tensor | None, out: Tensor) -> bool:
+    """The kernels read whole rows of weights and convert only where their name says so."""
+    if residual is not None and residual.dtype is not out.dtype:
+        return False
+    return weight.dtype is x.dtype and weight.is_contiguous()
 
 
 def _needs_grad(x: Tensor, weight: Tensor) -> bool:

@@ -24,32 +24,33 @@ def rms_norm(
     normalised. Two- and three-dimensional x may be strided views (of a fused qkv projection, for q and k norms);
     `out` may be x itself.
     """
+    *_, width = shape = x.shape
+    *_, step = strides = x.stride()
     if out is None:
-        out = x.new_empty(x.shape)
+        out = x.new_empty(*shape)
     if counting.active is not None:
-        width = x.size(-1)
         cost = rms_norm_cost(x.numel() // width, width, x.element_size(), residual=residual is not None)
         counting.record("rms_norm", cost)
-    function = _rms_norm.get(x.dtype) if x.is_cpu and weight.dtype is torch.float32 else None
-    if function is None or x.stride(-1) != 1 or not 2 <= x.dim() <= 3:
+    function = _rms_norm[x.dtype] if x.is_cpu and weight.dtype is torch.float32 else None
+    if function is None or step != 1 or not 2 <= len(shape) <= 3:
         return out.copy_(reference.rms_norm(x, weight, eps, residual))
     function(
         x.data_ptr(),
-        *_strides(x),
+        *_outer_inner(strides),
         None if residual is None else residual.data_ptr(),
-        *((0, 0) if residual is None else _strides(residual)),
+        *((0, 0) if residual is None else _outer_inner(residual.stride())),
         out.data_ptr(),
-        *_strides(out),
+        *_outer_inner(out.stride()),
         weight.data_ptr(),
         eps,
-        x.size(0),
-        x.size(1) if x.dim() == 3 else 1,
-        x.size(-1),
+        shape[0],
+        shape[1] if len(shape) == 3 else 1,
+        width,
         torch.get_num_threads(),
     )
     return out
 
 
-def _strides(x: Tensor) -> tuple[int, int]:
+def _outer_inner(strides: tuple[int, ...]) -> tuple[int, int]:
     """Strides of the two leading dimensions of [N, H, h], where [N, h] stands for [N, 1, h]."""
-    return (x.stride(0), x.stride(1)) if x.dim() == 3 else (x.stride(0), 0)
+    return (strides[0], strides[1]) if len(strides) == 3 else (strides[0], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ class BlockRun:
         start = time.perf_counter()
         try:
             work(unit, *arguments)
-        except Exception as error:  # noqa: BLE001 - one method's bug must not end the run
+        except Exception as error:  # one method's bug must not end the run
             unit.error = describe(error)
         unit.wall_s += time.perf_counter() - start
 
@@ -221,7 +222,7 @@ def _ready(unit: Unit, gates: Gates, warm_up: Request) -> None:
         entrant.gates = gates.run(entrant.contender)
         for _ in range(unit.spec.protocol.warmup):
             entrant.contender.complete([warm_up], RequestMeter())
-    except Exception as error:  # noqa: BLE001 - see `BlockRun._guarded`
+    except Exception as error:  # see `BlockRun._guarded`
         entrant.error = describe(error)
 
 
@@ -256,7 +257,7 @@ def sample(request: Request, completion: Completion, meter: RequestMeter, repeat
         text=completion.text,
         stop_reason=completion.stop_reason,
         ttft_ms=(stamps[0] - start_ns) / 1e6,
-        itl_ms=tuple((b - a) / 1e6 for a, b in zip(stamps, stamps[1:], strict=False)),
+        itl_ms=tuple((b - a) / 1e6 for a, b in itertools.pairwise(stamps)),
         e2el_ms=(stamps[-1] - start_ns) / 1e6,
         score=None,
         metadata=request.metadata,

@@ -51,7 +51,7 @@ def fit_rates(short: tuple[int, float], long: tuple[int, float], decode_s: float
 
 
 def probe(contender: Contender, request: Request) -> Rates:
-    """Runs two shortened copies of `request` teacher-forced, so that neither ends early. The first run only warms up."""
+    """Runs two shortened copies of `request` teacher-forced, so that neither ends early; the first run warms up."""
     forced = GateRequests.of(request, contender.model).forced
     tokens = len(contender.model.tokenizer.encode(forced.prompt))
     lengths = [min(tokens // 4, PROBE_TOKENS[0]), min(tokens, PROBE_TOKENS[1])]
@@ -133,7 +133,7 @@ def _chosen(plan: Plan, costs: Sequence[_Costs], left_s: float, limit: int) -> P
         return _with(plan, costs, items, note)
     chosen = _balanced(costs, left_s)
     total_s = sum(cost.seconds(1) for cost in chosen)
-    note = f"the budget of {plan.budget_s:.0f} s allows 1 item of {len(chosen)} of {len(costs)} tasks, spread over the list."
+    note = f"the budget of {plan.budget_s:.0f} s allows 1 item of each of {len(chosen)} of the {len(costs)} tasks."
     if total_s > left_s:
         note = (
             f"the budget of {plan.budget_s:.0f} s is too short for any task; the cheapest takes about {total_s:.0f} s."

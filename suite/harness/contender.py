@@ -57,6 +57,6 @@ class Contender:
                 raise UnitError(f"{name} returned no token for request {completion.request_id}.")
             if reported != completion.token_ids:
                 raise UnitError(
-                    f"{name} reported {len(reported)} tokens of request {completion.request_id} to the meter and returned "
-                    f"{len(completion.token_ids)}; every token counts once, when it is known."
+                    f"{name} reported {len(reported)} tokens of request {completion.request_id} to the meter and "
+                    f"returned {len(completion.token_ids)}; every token counts once, when it is known."
                 )

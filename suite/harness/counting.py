@@ -1,16 +1,18 @@
 """The untimed counting pass: FLOPs and bytes of every operator, per phase (`_roofline.md` section 2).
 
 torch's operators are seen by a dispatch mode: FLOPs by torch's own formulas, bytes as the distinct memory each call
-touches. The suite's C++ and Triton kernels are invisible to it and report their own cost models (`kernels.counting`).
+touches. The suite's C++ and Triton kernels are invisible to it and report their own cost models (`kernels.counting`);
+torch operators that a kernel's dispatcher runs itself (its reference path, say) are part of that report, and left out.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from statistics import fmean
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -64,11 +66,11 @@ class Tally:
         )
 
 
-class DispatchCounter(TorchDispatchMode):
+class DispatchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every torch operator into the current tally. Views, allocations and shape questions are free."""
 
     def __init__(self, tally: Tally) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tally = tally
 
     def __torch_dispatch__(
@@ -82,11 +84,21 @@ class DispatchCounter(TorchDispatchMode):
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
-        if not func.is_view and packet not in _NO_MEMORY:
+        if not func.is_view and packet not in _NO_MEMORY and not _in_kernel():
             read, written = _bytes(func, args, kwargs, out)
             if read or written:
                 self.tally.add(str(packet), _flops(func, args, kwargs, out), read, written)
         return out
+
+
+def _in_kernel() -> bool:
+    """True while code of the `kernels` room is running: it has reported this work already."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("kernels."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> float:

@@ -1,4 +1,4 @@
-"""Correctness gates, run before anything is timed (measurement rule 1). A method that fails one gets no speed number."""
+"""Correctness gates, run before anything is timed (measurement rule 1). A method that fails one gets no speed."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import fmean
 from types import TracebackType
@@ -85,7 +85,7 @@ class GpuSampler:
 
 def _read(nvml: Any, handle: Any) -> Reading:
     """One reading of one GPU; a figure it does not have is 0."""
-    queries = (
+    queries: tuple[Callable[[], Any], ...] = (
         lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
         lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
         lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,

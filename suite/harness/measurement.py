@@ -33,8 +33,8 @@ class Gate(Record):
 class KVSample(Record):
     """`workloads.schema.KVFigures` of one counted request, and the figures that only a counting pass has.
 
-    `..._layer_min` and `..._layer_max` are the extreme layers' means over the decode steps; `padded_retention` is what a
-    kernel padded to the largest head of each layer would read.
+    `..._layer_min` and `..._layer_max` are the extreme layers' means over the decode steps; `padded_retention` is what
+    a kernel padded to the largest head of each layer would read.
     """
 
     stored_retention: float
@@ -72,7 +72,7 @@ class Sample(Record):
 
 
 class OpCount(Record):
-    """Calls, FLOPs and bytes of one operator in one phase, summed over the counted requests (multiply-add = 2 FLOPs)."""
+    """Calls, FLOPs and bytes of one operator in one phase, summed over the counted requests (multiply-add: 2 FLOPs)."""
 
     op: str
     calls: int
@@ -84,8 +84,8 @@ class OpCount(Record):
 class PhaseCount(Record):
     """The untimed counting pass of one phase.
 
-    `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work (0 when
-    no model was given). `counted_bytes` is everything counted: torch operators by the dispatch counter, plus
+    `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work (0
+    when no model was given). `counted_bytes` is everything counted: torch operators by the dispatch counter, plus
     `kernel_bytes`, which the suite's own kernels report from their cost models.
     """
 
@@ -110,7 +110,7 @@ class Memory(Record):
 
 
 class Energy(Record):
-    """Joules over the timed part, from a real counter only (`source` "nvml" or "rapl"); else `None` and "not available"."""
+    """Joules over the timed part, from a real counter only (`source` "nvml", "rapl"); else `None`, "not available"."""
 
     joules: float | None = None
     source: str = "not available"

@@ -71,8 +71,8 @@ def _allowed(kind: type[BaseModel], name: str, error: ErrorDetails) -> str:
     extra = kind.model_fields[name].json_schema_extra
     search = extra.get("tunable") if isinstance(extra, Mapping) else None
     if isinstance(search, Mapping):
-        if search["choices"]:
-            return f"choose one of {', '.join(str(choice) for choice in search['choices'])}"
+        if isinstance(choices := search["choices"], list) and choices:
+            return f"choose one of {', '.join(str(choice) for choice in choices)}"
         bounds = [
             f"{word} {search[side]}"
             for side, word in (("low", "at least"), ("high", "at most"))

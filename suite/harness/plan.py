@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from suite.errors import InputError
 from suite.harness.contender import Contender
 from suite.harness.options import check_model, make_workload, method_config, normalised, validated
-from suite.registry import ENGINES, METHODS, MODELS
+from suite.registry import ENGINES
 from suite.spec import EngineSpec, MethodSpec, ModelSpec, Protocol, RunSpec, Sampling, Spec, WorkloadSpec
 from workloads.schema import Workload
 
@@ -28,11 +28,15 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a user asks for, unchecked. No methods means every method that applies; no tasks means all of them."""
+    """What a user asks for, unchecked. No tasks means all of them.
+
+    `default_methods` are compared when no methods are named: those that cannot run on the model are left out.
+    """
 
     workload: str
     model: str
     methods: Sequence[MethodSpec] = ()
+    default_methods: Sequence[MethodSpec] = ()
     workload_options: dict[str, Any] = field(default_factory=dict)
     tasks: Sequence[str] = ()
     dtype: str = "bf16"
@@ -42,8 +46,8 @@ class Wishes:
     limit: int | None = None
     budget: str | float | None = None
     seed: int = 0
-    sampling: Sampling = Sampling()
-    protocol: Protocol = Protocol()
+    sampling: Sampling = field(default_factory=Sampling)
+    protocol: Protocol = field(default_factory=Protocol)
 
 
 class Block(Spec):
@@ -108,7 +112,7 @@ def plan(wishes: Wishes) -> Plan:
         "sampling": wishes.sampling,
         "protocol": wishes.protocol,
     }
-    methods = _methods(wishes.methods)
+    methods = _methods(wishes.methods or wishes.default_methods)
     tasks = [workload_spec.model_copy(update={"task": task}) for task in _tasks(workload, wishes.tasks)]
     return Plan(
         blocks=tuple(
@@ -160,9 +164,9 @@ def _tasks(workload: Workload, wished: Sequence[str]) -> Sequence[str]:
 
 def _methods(wished: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:
     """The validated methods, each once, the baseline first (every ratio is against it)."""
-    specs = [MethodSpec(name=BASELINE), *(wished or [MethodSpec(name=name) for name in METHODS])]
+    baseline = [spec for spec in wished if spec.name == BASELINE] or [MethodSpec(name=BASELINE)]
     checked: list[MethodSpec] = []
-    for spec in specs:
+    for spec in (*baseline, *wished):
         clean = MethodSpec(name=spec.name, options=normalised(method_config(spec), spec.options))
         if clean not in checked:
             checked.append(clean)

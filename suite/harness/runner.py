@@ -174,8 +174,8 @@ def _requests(workload: Workload, spec: RunSpec) -> list[Request]:
 def block_keys(block: Block, workload: Workload, bench: Bench) -> tuple[str, list[str]]:
     """The block's id and its units' keys.
 
-    A unit's key contains the block it was timed in: a ratio is only sound between units of one interleaved run, so dense
-    beside A and dense beside B are two results.
+    A unit's key contains the block it was timed in: a ratio is only sound between units of one interleaved run, so
+    dense beside A and dense beside B are two results.
     """
     context = (
         machine.code_version(),

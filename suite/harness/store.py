@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,8 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30.0
 
 _TABLES = """
-CREATE TABLE units (key TEXT PRIMARY KEY, block TEXT NOT NULL, sweep TEXT NOT NULL, created TEXT NOT NULL, json TEXT NOT NULL);
+CREATE TABLE units (key TEXT PRIMARY KEY, block TEXT NOT NULL, sweep TEXT NOT NULL, created TEXT NOT NULL,
+                    json TEXT NOT NULL);
 CREATE INDEX units_by_block ON units (block);
 CREATE TABLE sweeps (id TEXT PRIMARY KEY, plan TEXT NOT NULL, created TEXT NOT NULL, done TEXT);
 CREATE TABLE findings (slug TEXT NOT NULL, claim TEXT NOT NULL, machine_id TEXT NOT NULL, created TEXT NOT NULL,
@@ -74,11 +75,10 @@ class Store:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            try:
+            with ExitStack() as undo:
+                undo.callback(self._connection.close)
                 self._open()
-            except BaseException:
-                self._connection.close()
-                raise
+                undo.pop_all()
 
     def _open(self) -> None:
         self._connection.execute("PRAGMA journal_mode=WAL")
@@ -120,14 +120,10 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        """All or nothing: commits at the end, rolls back when anything is raised inside."""
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Closes the file. Everything written is already safe."""
@@ -194,8 +190,9 @@ class Store:
     def findings(self, slug: str | None = None) -> list[Finding]:
         """The latest finding of each claim on each machine, of one system or of all."""
         rows = self._read(
-            "SELECT json FROM findings AS f WHERE (?1 IS NULL OR slug = ?1) AND rowid = (SELECT max(rowid) FROM findings "
-            "WHERE slug = f.slug AND claim = f.claim AND machine_id = f.machine_id) ORDER BY slug, claim",
+            "SELECT json FROM findings AS f WHERE (?1 IS NULL OR slug = ?1) AND rowid = ("
+            "SELECT max(rowid) FROM findings WHERE slug = f.slug AND claim = f.claim AND machine_id = f.machine_id"
+            ") ORDER BY slug, claim",
             (slug,),
         )
         with self._explained():
@@ -220,7 +217,7 @@ class Store:
 
     def machines(self) -> dict[str, str]:
         """Fingerprints (JSON) by machine id."""
-        return dict(self._read("SELECT machine_id, json FROM machines"))  # type: ignore[arg-type]
+        return dict(self._read("SELECT machine_id, json FROM machines"))
 
     def save_sweep(self, sweep: str, plan: str) -> None:
         """Writes down what a run is about to do, before it does it; saving it again changes the plan only."""
@@ -239,12 +236,25 @@ class Store:
         return Sweep(*rows[0]) if rows else None
 
 
+_ELSEWHERE = "give --store the path of a file in a directory you may write to"
 _SENTENCES = (
-    (("disk is full", "no space left"), "the disk is full: nothing more could be written to the store {path}; free some space, or give --store a path on another disk."),
-    (("not a database", "malformed", "file is encrypted"), "{path} is not a results store, or it is damaged ({reason}); give --store another path, or restore the file from a copy."),
-    (("locked",), "the store {path} is in use by another process; wait until it has finished, or give --store another path."),
-    (("readonly", "unable to open", "permission denied", "not a directory", "is a directory", "file exists", "read-only"), "the store {path} cannot be written ({reason}); give --store the path of a file in a directory you may write to."),
-)  # fmt: skip
+    (
+        ("disk is full", "no space left"),
+        "the disk is full and the store {path} could not be written; free some space, or give --store another path.",
+    ),
+    (
+        ("not a database", "malformed", "file is encrypted"),
+        "{path} is damaged or no results store ({reason}); give --store another path, or restore the file from a copy.",
+    ),
+    (
+        ("locked",),
+        "the store {path} is in use by another process; wait for it, or give --store another path.",
+    ),
+    (
+        ("readonly", "unable to open", "permission denied", "directory", "file exists", "read-only"),
+        "the store {path} cannot be written ({reason}); " + _ELSEWHERE + ".",
+    ),
+)
 
 
 def _sentence(path: Path, reason: str) -> str:
@@ -252,4 +262,4 @@ def _sentence(path: Path, reason: str) -> str:
     for marks, sentence in _SENTENCES:
         if any(mark in reason.lower() for mark in marks):
             return sentence.format(path=path, reason=reason)
-    return f"the store {path} could not be read or written ({reason}); free space, check its disk, or give --store another path."
+    return f"the store {path} could not be read or written ({reason}); check its disk, or {_ELSEWHERE}."

@@ -18,7 +18,7 @@ _POWERCAP = Path("/sys/class/powercap")
 
 
 def reset_peak_memory() -> bool:
-    """Starts a new peak for this process; False where the kernel does not allow it (the peak is then of its whole life)."""
+    """Starts a new peak for this process; False where the kernel does not allow it (the peak is of its whole life)."""
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:
@@ -59,7 +59,10 @@ def device_peak_bytes() -> int | None:
 class EnergyCounter(Protocol):
     """A hardware counter of energy."""
 
-    source: Literal["nvml", "rapl"]
+    @property
+    def source(self) -> Literal["nvml", "rapl"]:
+        """Which counter it is."""
+        ...
 
     def joules(self, since: EnergyReading) -> float:
         """Energy between an earlier `read` and now."""
@@ -126,9 +129,11 @@ class Nvml:
 
 def energy_counter() -> EnergyCounter | None:
     """The counter of what computes: NVML when this process uses CUDA, else RAPL; `None` where it cannot be read."""
+    import pynvml
+
     try:
         return Nvml() if _cuda() is not None else Rapl()
-    except Exception:  # noqa: BLE001 - drivers fail in many ways (no file, no permission, NVML's own errors)
+    except (OSError, ValueError, pynvml.NVMLError):
         return None
 
 

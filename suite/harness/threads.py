@@ -1,6 +1,6 @@
 """Pinned OpenMP threads and the number of them (DESIGN section 5).
 
-Nothing heavy is imported here, because `pin` has to run before torch is: libgomp reads its settings once, when it loads.
+Nothing heavy is imported here, because `pin` has to run before torch is: libgomp reads its settings when it loads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def available_cpus() -> frozenset[int]:
 def available_cores() -> int:
     """Physical cores among the available CPUs, at most the cgroup's CPU quota; at least 1."""
     places = {_siblings(cpu) for cpu in available_cpus()}
-    return max(1, min(len(places), math.floor(_quota())))
+    return max(1, int(min(len(places), _quota())))
 
 
 def _siblings(cpu: int) -> str:

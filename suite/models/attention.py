@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import flash_decode, rope as rope_kernel
+from kernels import flash_decode
+from kernels import rope as rope_kernel
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.rope import Rope, rotate
@@ -23,7 +24,8 @@ SMALL_ROWS = 16  # up to this many query rows per pass the decode kernel serves;
 class Step:
     """One forward pass over a ragged batch: row b brings `counts[b]` <= T new tokens after `cache.lengths[b]` old ones.
 
-    Rows are padded on the right; what the padding computes is never read.
+    Rows are padded on the right; what the padding computes is never read. It repeats the row's last slot and position,
+    because beyond those there may be no cache and no rotary table.
     """
 
     cache: KVCache
@@ -44,12 +46,15 @@ class Step:
     @cached_property
     def seen(self) -> int:
         """Positions in use after this pass: one more than the largest position of a new token."""
-        return max(seen + self.width for seen in self.cache.seen)
+        return max(seen + count for seen, count in zip(self.cache.seen, self.counts, strict=True))
 
     @cached_property
     def slots(self) -> Tensor:
-        """Cache slot of every new token, int32 [B, T]; padding continues the count."""
-        return torch.tensor(self.starts, dtype=torch.int32)[:, None] + torch.arange(self.width, dtype=torch.int32)
+        """Cache slot of every new token, int32 [B, T]."""
+        slots = torch.tensor(self.starts, dtype=torch.int32)[:, None] + torch.arange(self.width, dtype=torch.int32)
+        if min(self.counts) == self.width:
+            return slots
+        return slots.minimum((torch.tensor(self.stops, dtype=torch.int32) - 1).clamp(min=0)[:, None])
 
     @cached_property
     def positions(self) -> Tensor:
@@ -165,14 +170,21 @@ def store_rotated(
 
 
 def causal_spans(slots: Tensor, window: int | None) -> Tensor:
-    """The span [start, slot + 1) of every query row, int32 [B*T, 1, 1, 3]; the last column, the query's position, is free."""
+    """The span [start, slot + 1) of every query row, int32 [B*T, 1, 1, 3]; the last column, its position, is free."""
     last = slots.flatten()
     start = torch.zeros_like(last) if window is None else (last + 1 - window).clamp(min=0)
     return torch.stack((start, last + 1, last), dim=-1)[:, None, None]
 
 
 def causal_attention(
-    q: Tensor, keys: Tensor, values: Tensor, start: int, scale: float, *, window: int | None = None, softcap: float = 0.0
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: int,
+    scale: float,
+    *,
+    window: int | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     """Causal attention of queries at positions start, start+1, ... over all keys so far.
 

@@ -1,4 +1,4 @@
-"""`ModelConfig`: the shape and the architectural switches of a Llama-family decoder, read from a Hugging Face config."""
+"""`ModelConfig`: shape and architectural switches of a Llama-family decoder, read from a Hugging Face config."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from suite.errors import InputError
 
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 Activation = Literal["silu", "gelu_tanh"]
+
+ROPE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -33,7 +41,7 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything the decoder needs to know. `windows[l]` is layer l's sliding window in tokens, `None` for full attention.
+    """Everything the decoder needs to know. `windows[l]` is layer l's sliding window in tokens, `None` if full.
 
     `window` is the trained context length in tokens. Gemma's norms multiply by 1 + w: loaders add the 1 once.
     """
@@ -88,27 +96,32 @@ class ModelConfig:
 
 def _rope(parameters: Mapping[str, Any], theta: float, window: int) -> RopeConfig:
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
-    if kind not in ("default", "linear", "dynamic", "yarn", "llama3"):
-        raise InputError(f"rope type {kind!r} is not supported; known: default, linear, dynamic, yarn, llama3.")
-    rest = {"original_max_position_embeddings": window, **parameters}
+    if kind not in ROPE_FIELDS:
+        raise InputError(f"rope type {kind!r} is not supported; known: {', '.join(ROPE_FIELDS)}.")
+    for name in ROPE_FIELDS[kind]:
+        float(parameters[name])  # a missing or unusable field is refused here, not in the middle of a run
+    stated = {name: value for name, value in parameters.items() if value is not None}
+    rest = {"original_max_position_embeddings": window, **stated}
     return RopeConfig(kind, float(parameters.get("rope_theta") or theta), rest)  # type: ignore[arg-type]
 
 
-def _ropes(document: Mapping[str, Any]) -> tuple[RopeConfig, RopeConfig | None]:
-    """Global and (Gemma 3) local rotary settings; accepts the `rope_scaling` of transformers 4 and `rope_parameters` of 5."""
+def _ropes(document: Mapping[str, Any], architecture: str) -> tuple[RopeConfig, RopeConfig | None]:
+    """Global and (Gemma 3) local rotary settings; reads transformers 4's `rope_scaling` and 5's `rope_parameters`."""
     window = int(document["max_position_embeddings"])
-    theta = float(document.get("rope_theta") or 10000.0)
+    gemma3 = architecture == "gemma3"
+    theta = float(document.get("rope_theta") or (1e6 if gemma3 else 1e4))
     parameters = document.get("rope_parameters") or document.get("rope_scaling") or {}
     if "full_attention" in parameters:
         per_kind = {kind: _rope(value, theta, window) for kind, value in parameters.items()}
         return per_kind["full_attention"], per_kind.get("sliding_attention")
-    local = document.get("rope_local_base_freq")
-    return _rope(parameters, theta, window), RopeConfig(theta=float(local)) if local else None
+    local = RopeConfig(theta=float(document.get("rope_local_base_freq") or 1e4)) if gemma3 else None
+    return _rope(parameters, theta, window), local
 
 
 def _windows(document: Mapping[str, Any], architecture: str, layers: int) -> tuple[int | None, ...]:
     window = document.get("sliding_window")
-    if not window or (architecture.startswith("qwen") and not document.get("use_sliding_window")):
+    qwen = architecture.startswith("qwen")
+    if not window or architecture == "llama" or (qwen and not document.get("use_sliding_window")):
         return ()
     if kinds := document.get("layer_types"):
         return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
@@ -117,13 +130,22 @@ def _windows(document: Mapping[str, Any], architecture: str, layers: int) -> tup
     if architecture == "gemma3":
         period = int(document.get("sliding_window_pattern") or 6)
         return tuple(int(window) if (layer + 1) % period else None for layer in range(layers))
-    return (int(window),) * layers
+    first = int(document["max_window_layers"]) if qwen else 0
+    return tuple(int(window) if layer >= first else None for layer in range(layers))
 
 
 def _eos(value: object) -> tuple[int, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (int(value),)  # type: ignore[call-overload]
+
+
+def _activation(document: Mapping[str, Any], gemma: bool) -> Activation:
+    expected = "gelu_pytorch_tanh" if gemma else "silu"
+    named = document.get("hidden_activation") or document.get("hidden_act") or expected
+    if named != expected:
+        raise InputError(f"activation {named!r} is not supported for this architecture; known: {expected}.")
+    return "gelu_tanh" if gemma else "silu"
 
 
 def _switches(document: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -133,10 +155,10 @@ def _switches(document: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     scalar = document.get("query_pre_attn_scalar") if gemma else None
     return {
         "qkv_bias": architecture == "qwen2" or bool(document.get("attention_bias")),
-        "output_bias": architecture == "llama" and bool(document.get("attention_bias")),
+        "output_bias": architecture != "qwen2" and bool(document.get("attention_bias")),
         "qk_norm": architecture in ("qwen3", "gemma3"),
         "post_norms": gemma,
-        "activation": "gelu_tanh" if gemma else "silu",
+        "activation": _activation(document, gemma),
         "embedding_scale": math.sqrt(hidden) if gemma else 1.0,
         "attention_scale": 1.0 / math.sqrt(float(scalar)) if scalar else 0.0,
         "attention_softcap": float(document.get("attn_logit_softcapping") or 0.0),
@@ -156,8 +178,8 @@ def from_hf(document: Mapping[str, Any]) -> ModelConfig:
     architecture = ARCHITECTURES[names[0]]
     try:
         heads, layers = int(document["num_attention_heads"]), int(document["num_hidden_layers"])
-        rope, local_rope = _ropes(document)
-        return ModelConfig(
+        rope, local_rope = _ropes(document, architecture)
+        config = ModelConfig(
             architecture=architecture,
             layers=layers,
             hidden=int(document["hidden_size"]),
@@ -176,3 +198,11 @@ def from_hf(document: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as missing:
         raise InputError(f"the model's config.json has no field {missing}.") from missing
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"the model's config.json has a field of the wrong kind: {error}.") from error
+    if config.kv_heads < 1 or config.heads % config.kv_heads or config.head_dim % 2:
+        raise InputError(
+            f"the model's config.json has {config.heads} query heads, {config.kv_heads} KV heads and a head dimension "
+            f"of {config.head_dim}: the first must be a multiple of the second, the third even."
+        )
+    return config

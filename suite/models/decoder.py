@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         self.head = Linear(config.hidden, config.vocab)
         nn.init.normal_(self.embedding.weight, std=0.02)
         if config.tied:
-            self.head.weight = self.embedding.weight
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         return self._logits(self._layers(tokens, TrainingAttention(self.config), step))
 
     def _layers(self, tokens: Tensor, attention: Attention, step: Step) -> Tensor:
-        x = self.embedding(tokens)
+        x: Tensor = self.embedding(tokens)
         if self.config.embedding_scale != 1.0:
             # The reference models round the factor to the activations' dtype.
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)

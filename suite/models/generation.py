@@ -155,17 +155,33 @@ def _stopped(model: LanguageModel, slot: Slot) -> StopReason | None:
         return "scored" if len(slot.tokens) == slot.limit else None
     if slot.tokens[-1] in model.config.eos_ids:
         return "eos"
-    if slot.request.stop and any(stop in model.tokenizer.decode(slot.tokens) for stop in slot.request.stop):
+    if _reached_stop(model, slot):
         return "stop"
     return "length" if len(slot.tokens) == slot.limit else None
+
+
+def _reached_stop(model: LanguageModel, slot: Slot) -> bool:
+    """Looks at the newest tokens only, at four per character at most; the whole text is decoded on a hit."""
+    if not (stops := slot.request.stop):
+        return False
+    newest = model.tokenizer.decode(slot.tokens[-4 * max(map(len, stops)) :])
+    if not any(stop in newest for stop in stops):
+        return False
+    text = model.tokenizer.decode(slot.tokens)
+    return cut_at_stop(text, stops) != text
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string. One of newlines only counts behind some text: models begin with those."""
+    opening = len(text) - len(text.lstrip("\n"))
+    found = (text.find(stop, 0 if stop.strip("\n") else opening) for stop in stops)
+    return text[: min((index for index in found if index >= 0), default=len(text))]
 
 
 def _text(model: LanguageModel, slot: Slot) -> str:
     """The text without the end token and without what follows a stop string (the ids keep both)."""
     text = model.tokenizer.decode([token for token in slot.tokens if token not in model.config.eos_ids])
-    for stop in slot.request.stop:
-        text = text.split(stop, 1)[0]
-    return text
+    return cut_at_stop(text, slot.request.stop)
 
 
 def _completion(model: LanguageModel, slot: Slot, meter: Meter) -> Completion:

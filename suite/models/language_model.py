@@ -63,7 +63,7 @@ class LanguageModel:
         return sum(storages.values())
 
     def encode(self, request: Request) -> EncodedPrompt:
-        """Token ids of a request. A prompt longer than the window is cut, refused or let through, as the request says."""
+        """Token ids of a request. A prompt longer than the window is cut, refused or let through, as it says."""
         target = tuple(self.tokenizer.encode(request.target)) if request.target is not None else ()
         room = self.window - (len(target) or request.max_new_tokens)
         ids = self.tokenizer.prompt(request.prompt, request.chat)

@@ -35,12 +35,12 @@ def _dynamic(config: RopeConfig, head_dim: int, length: int) -> Tensor:
     """The base grows with the sequence once it is longer than the trained window."""
     window, factor = int(config.parameters["original_max_position_embeddings"]), float(config.parameters["factor"])
     growth = (factor * max(length, window) / window) - (factor - 1)
-    theta = config.theta * growth ** (head_dim / (head_dim - 2))
+    theta: float = config.theta * growth ** (head_dim / (head_dim - 2))
     return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
 
 
 def _yarn(config: RopeConfig, base: Tensor, head_dim: int) -> tuple[Tensor, float]:
-    """Interpolates low frequencies, keeps high ones, blends linearly in between; scales cos and sin by the temperature."""
+    """Interpolates low frequencies, keeps high ones, blends in between; scales cos and sin by the temperature."""
     p = config.parameters
     factor, window = float(p["factor"]), int(p["original_max_position_embeddings"])
 
@@ -84,7 +84,7 @@ class Rope:
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
         self.config = config
         self.head_dim = head_dim
-        self._length = 0
+        self._made_for = (0, 0)  # rows, and the length that dynamic scaling was computed for
         self._tables = (torch.empty(0, head_dim // 2), torch.empty(0, head_dim // 2))
 
     def tables(self, length: int) -> tuple[Tensor, Tensor]:
@@ -92,13 +92,20 @@ class Rope:
 
         Dynamic scaling depends on the length itself, so beyond its trained window its tables are made anew.
         """
-        dynamic = self.config.kind == "dynamic" and length > int(self.config.parameters["original_max_position_embeddings"])
-        if length > self._length or (dynamic and length != self._length):
-            size = length if self.config.kind == "dynamic" else max(length, 2 * self._length, 512)
+        rows, scaled_for = self._made_for
+        scaling = self._scaling_length(length)
+        if length > rows or scaling != scaled_for:
+            rows = length if scaling else max(length, 2 * rows, 512)
             angles, factor = frequencies(self.config, self.head_dim, length)
-            grid = torch.outer(torch.arange(size, dtype=torch.float32), angles)
-            self._tables, self._length = (grid.cos() * factor, grid.sin() * factor), size
+            grid = torch.outer(torch.arange(rows, dtype=torch.float32), angles)
+            self._tables, self._made_for = (grid.cos() * factor, grid.sin() * factor), (rows, scaling)
         return self._tables
+
+    def _scaling_length(self, length: int) -> int:
+        """The length that the frequencies depend on; 0 when they do not."""
+        if self.config.kind != "dynamic" or length <= int(self.config.parameters["original_max_position_embeddings"]):
+            return 0
+        return length
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

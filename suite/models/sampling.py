@@ -34,7 +34,7 @@ class Sampler:
 
 
 def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Probabilities [vocab] after top-k, then top-p (nucleus, 1904.09751): the smallest set whose mass reaches top_p."""
+    """Probabilities [vocab] after top-k, then top-p (nucleus, 1904.09751): the smallest set of mass >= top_p."""
     if top_k:
         kept = torch.topk(logits, min(top_k, logits.numel())).indices
         logits = torch.full_like(logits, float("-inf")).index_put((kept,), logits[kept])

@@ -1,4 +1,4 @@
-"""Question answering: one to three facts, each in a passage of its own, among distractors of the same kind and filler."""
+"""Question answering: one to three facts, each in a passage of its own, among distractors of the same kind."""
 
 from __future__ import annotations
 

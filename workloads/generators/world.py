@@ -1,4 +1,4 @@
-"""A seeded world of people, towns, dates and things, rendered by sentence templates (`data/english.json`, `chinese.json`).
+"""A seeded world of people, towns, dates and things, rendered by sentence templates (`data/english.json`, ...).
 
 A template holds slots such as `{town}` or `{person2}`: the digit tells slots of one kind apart. Every name, date and
 number is drawn at most once in a world, so that an answer stands nowhere but in its own sentence.

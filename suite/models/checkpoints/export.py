@@ -1,4 +1,4 @@
-"""A trained `Decoder` as a plain Hugging Face directory: the inverse of the loader, for the plain Llama architecture."""
+"""A trained `Decoder` as a plain Hugging Face directory: the inverse of the loader, by the loader's own name table."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from suite.models.config import ModelConfig
-from suite.models.decoder import Decoder, Layer
+from suite.models.decoder import Decoder
+from suite.models.loaders.weights import source_names
+from suite.models.tokenizer import HFTokenizer
 
 
-def save_llama(decoder: Decoder, tokenizer: Tokenizer, tokenizer_config: dict[str, Any], directory: Path) -> None:
-    """Writes config.json, model.safetensors (in the decoder's dtype), tokenizer.json and tokenizer_config.json."""
+def save_llama(decoder: Decoder, tokenizer: HFTokenizer, directory: Path) -> None:
+    """Writes config.json, model.safetensors (in the decoder's dtype) and the tokenizer's files."""
     if decoder.config.architecture != "llama":
         raise ValueError(f"only the llama architecture is exported, not {decoder.config.architecture}")
-    _write_json(directory / "config.json", _hf_config(decoder.config))
-    _write_json(directory / "tokenizer_config.json", tokenizer_config)
+    document = json.dumps(_hf_config(decoder.config), indent=2)
+    (directory / "config.json").write_text(document + "\n", encoding="utf-8")
     save_file(dict(_hf_tensors(decoder)), directory / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save(str(directory / "tokenizer.json"))
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(directory)
 
 
 def _hf_config(config: ModelConfig) -> dict[str, Any]:
@@ -54,26 +52,10 @@ def _hf_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _hf_tensors(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """Weights by their Hugging Face names, the fused q|k|v and gate|up matrices taken apart."""
-    state = decoder.state_dict()
-    yield "model.embed_tokens.weight", state["embedding.weight"]
-    yield "model.norm.weight", state["norm.weight"]
-    if not decoder.config.tied:
-        yield "lm_head.weight", state["head.weight"]
-    for index, layer in enumerate(decoder.layers):
-        assert isinstance(layer, Layer)
-        yield from ((f"model.layers.{index}.{name}.weight", weight) for name, weight in _layer_tensors(layer))
-
-
-def _layer_tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
-    q, k, v = layer.attention.qkv.weight.detach().split(layer.attention.sizes)
-    gate, up = layer.mlp.gate_up.weight.detach().chunk(2)
-    yield "input_layernorm", layer.attention_norm.weight.detach()
-    yield "self_attn.q_proj", q.contiguous()
-    yield "self_attn.k_proj", k.contiguous()
-    yield "self_attn.v_proj", v.contiguous()
-    yield "self_attn.o_proj", layer.attention.out.weight.detach()
-    yield "post_attention_layernorm", layer.mlp_norm.weight.detach()
-    yield "mlp.gate_proj", gate.contiguous()
-    yield "mlp.up_proj", up.contiguous()
-    yield "mlp.down_proj", layer.mlp.down.weight.detach()
+    """Weights by their Hugging Face names, fused q|k|v and gate|up matrices taken apart; a tied head is left out."""
+    config = decoder.config
+    for name, parameter in decoder.named_parameters():
+        sources = source_names(name, config)
+        heads = [config.heads, config.kv_heads, config.kv_heads] if len(sources) == 3 else [1] * len(sources)
+        parts = torch.split(parameter.detach(), [len(parameter) // sum(heads) * h for h in heads])
+        yield from ((source, part.contiguous()) for source, part in zip(sources, parts, strict=True))

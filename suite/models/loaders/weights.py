@@ -75,7 +75,7 @@ def build(config: ModelConfig, tensors: Tensors, dtype: Dtype, where: str) -> De
 
 
 class _NoInit(TorchFunctionMode):
-    """Skips random initialisation. On the meta device it does nothing anyway, but its first call imports for a second."""
+    """Skips random initialisation: on the meta device it does nothing, but its first call imports for a second."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,7 +114,7 @@ def _cause(config: ModelConfig) -> str:
     return f"this is no plain {config.architecture} checkpoint of {config.layers} layers"
 
 
-def _rows(sources: Sequence[str], total: int, config: ModelConfig) -> list[int]:
+def rows(sources: Sequence[str], total: int, config: ModelConfig) -> list[int]:
     """How many rows each source contributes: q|k|v by their heads, gate|up half each."""
     if len(sources) == 3:
         return [config.heads * config.head_dim, *[config.kv_heads * config.head_dim] * 2]
@@ -122,7 +122,7 @@ def _rows(sources: Sequence[str], total: int, config: ModelConfig) -> list[int]:
 
 
 def _fill(full: Tensor, sources: Sequence[str], tensors: Tensors, config: ModelConfig, where: str) -> None:
-    parts = torch.split(full, _rows(sources, len(full), config))
+    parts = torch.split(full, rows(sources, len(full), config))
     for part, source in zip(parts, sources, strict=True):
         tensor = tensors[source]()
         if tensor.shape != part.shape:

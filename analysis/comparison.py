@@ -1,0 +1,208 @@
+"""Methods against the dense baseline: paired ratios per unit, and one row per method over all tasks of a workload.
+
+A unit is compared with the baseline of its own block only, the units that were interleaved with it. A ratio above 1
+means that the method is faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from analysis import statistics
+from analysis.metrics import Metrics, kv_metrics, latency_metrics, throughput_metrics
+from analysis.placement import placement_metrics, placements
+from analysis.roofline.ceilings import Ceilings
+from analysis.samples import is_timed, method_label, pair_times, request_scores, threads_of, timed_samples
+from analysis.statistics import Estimate
+from suite.harness.measurement import UnitResult
+
+BASELINE = "dense"
+RATIOS = ("ttft", "tpot", "e2el")
+
+Ratios = dict[str, Estimate]
+
+
+@dataclass(frozen=True, order=True)
+class Contest:
+    """What must be equal for methods to be compared in one table."""
+
+    workload: str
+    model: str
+    dtype: str
+    threads: int
+    batch_size: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method in one contest, over all its tasks. Speeds come from the stable units, or from all if none is stable.
+
+    `ratios` are speed-ups over the dense baseline with 95% intervals, from `pairs` sample pairs; empty for the baseline
+    itself and where there is none. `score_change` is the paired difference of scores to the baseline.
+    `placement` means are over units. `problems` says why units are unstable, gated or failed.
+    """
+
+    contest: Contest
+    engine: str
+    method: str
+    family: str
+    is_baseline: bool
+    tasks: tuple[str, ...]
+    statuses: Mapping[str, int]
+    requests: int
+    ratios: Ratios
+    metrics: Metrics
+    score_name: str
+    higher_is_better: bool
+    score_change: Estimate | None
+    problems: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """At least one stable unit stands behind the speeds."""
+        return self.statuses.get("ok", 0) > 0
+
+    @property
+    def label(self) -> str:
+        """Method, with the engine where it is not the suite's own decoder."""
+        return self.method if self.engine == "native" else f"{self.method} · {self.engine}"
+
+    def holds(self, unit: UnitResult) -> bool:
+        """True for the units this row was made of."""
+        return (self.contest, self.engine, self.method) == _group_of(unit)
+
+
+def contest_of(unit: UnitResult) -> Contest:
+    """The table a unit belongs into."""
+    spec = unit.spec
+    return Contest(
+        spec.workload.name, spec.model.name, spec.model.dtype, threads_of(unit), spec.engine.batch_size, unit.source
+    )
+
+
+def baselines(units: Iterable[UnitResult]) -> dict[str, UnitResult]:
+    """The dense unit of each block by block id: the native engine's where there are several."""
+    dense = [unit for unit in units if unit.spec.method.name == BASELINE]
+    dense.sort(key=lambda unit: (unit.spec.engine.name == "native", not unit.spec.method.options))
+    return {unit.block: unit for unit in dense}
+
+
+def unit_ratios(unit: UnitResult, baseline: UnitResult | None) -> Ratios:
+    """Speed-ups of one unit over the baseline of its block, from pairs of the same request and repeat."""
+    logs = _pair_logs(unit, baseline)
+    found = {name: statistics.ratio_from_logs(values) for name, values in logs.items()}
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _pair_logs(unit: UnitResult, baseline: UnitResult | None) -> dict[str, list[float]]:
+    if baseline is None or baseline.key == unit.key or not (is_timed(unit) and is_timed(baseline)):
+        return {}
+    theirs, ours = pair_times(baseline.samples), pair_times(unit.samples)
+    return {name: statistics.pair_logs(theirs[name], ours[name]) for name in RATIOS}
+
+
+def compare(units: Sequence[UnitResult], ceilings: Ceilings | None = None) -> list[Comparison]:
+    """One row per method and contest, baselines first, then by name."""
+    dense = baselines(units)
+    groups: dict[tuple[Contest, str, str], list[UnitResult]] = {}
+    for unit in units:
+        groups.setdefault(_group_of(unit), []).append(unit)
+    rows = [_compare_group(contest, group, dense, ceilings) for (contest, _, _), group in groups.items()]
+    return sorted(rows, key=lambda row: (row.contest, not row.is_baseline, row.label))
+
+
+def _group_of(unit: UnitResult) -> tuple[Contest, str, str]:
+    return contest_of(unit), unit.spec.engine.name, method_label(unit.spec.method)
+
+
+def _compare_group(
+    contest: Contest, units: Sequence[UnitResult], dense: Mapping[str, UnitResult], ceilings: Ceilings | None
+) -> Comparison:
+    first = units[0]
+    pairs = [(unit, dense.get(unit.block)) for unit in units]
+    return Comparison(
+        contest=contest,
+        engine=first.spec.engine.name,
+        method=method_label(first.spec.method),
+        family=first.family,
+        is_baseline=any(unit is baseline for unit, baseline in pairs),
+        tasks=tuple(dict.fromkeys(unit.spec.workload.task for unit in units)),
+        statuses={status: sum(u.status == status for u in units) for status in ("ok", "unstable", "gated", "failed")},
+        requests=len({(unit.spec.workload.task, s.request_id) for unit in units for s in unit.samples}),
+        ratios=_pooled_ratios(pairs),
+        metrics=_group_metrics(units, ceilings),
+        score_name=first.score_name,
+        higher_is_better=first.higher_is_better,
+        score_change=_score_change(pairs),
+        problems=tuple(dict.fromkeys(reason for unit in units for reason in problems(unit))),
+    )
+
+
+def problems(unit: UnitResult) -> list[str]:
+    """Why a unit is not simply ok, as sentences."""
+    found = [f"gate {gate.name} failed: {gate.detail}" for gate in unit.gates if not gate.passed]
+    if unit.noise is not None and unit.status == "unstable":
+        found += unit.noise.reasons
+    return [*found, unit.error] if unit.error else found
+
+
+def _stable(units: Sequence[UnitResult]) -> list[UnitResult]:
+    """The stable units, or all timed ones if none is stable: an all-noisy run still shows what it saw."""
+    timed = [unit for unit in units if is_timed(unit)]
+    return [unit for unit in timed if unit.status == "ok"] or timed
+
+
+def _pooled_ratios(pairs: Sequence[tuple[UnitResult, UnitResult | None]]) -> Ratios:
+    """Geometric mean over the pairs of all tasks; pairs with an unstable side count only if there are no others."""
+    timed = [(unit, baseline, _pair_logs(unit, baseline)) for unit, baseline in pairs]
+    stable = [logs for unit, baseline, logs in timed if baseline and logs and unit.status == baseline.status == "ok"]
+    chosen = stable or [logs for _, _, logs in timed if logs]
+    pooled = {name: statistics.ratio_from_logs([log for logs in chosen for log in logs[name]]) for name in RATIOS}
+    return {name: estimate for name, estimate in pooled.items() if estimate is not None}
+
+
+def _group_metrics(units: Sequence[UnitResult], ceilings: Ceilings | None) -> Metrics:
+    """Metrics over all tasks: latencies pooled over requests, scores and retention as the mean of the tasks' means."""
+    stable = _stable(units)
+    samples = [sample for unit in stable for sample in timed_samples(unit)]
+    memory = [unit.memory.process_peak_bytes for unit in units if unit.memory is not None]
+    return {
+        **latency_metrics(samples),
+        **throughput_metrics([timed_samples(unit) for unit in stable]),
+        **_mean_score(units),
+        **kv_metrics([sample for unit in units for sample in unit.kv]),
+        **placement_metrics([placements(unit, ceilings) for unit in stable]),
+        "process_peak_bytes": float(max(memory)) if memory else None,
+    }
+
+
+def _mean_score(units: Sequence[UnitResult]) -> Metrics:
+    """Mean of the tasks' mean scores (as LongBench averages) and its standard error.
+
+    The error adds the tasks' own errors; where a task has one request it has none, and the spread of all requests,
+    which is wider, stands in.
+    """
+    by_task = [scores for unit in units if (scores := list(request_scores(unit.samples).values()))]
+    if not by_task:
+        return {"score": None, "score_standard_error": None}
+    errors = [statistics.standard_error(scores) for scores in by_task]
+    known = [error for error in errors if error is not None]
+    combined = math.sqrt(sum(error**2 for error in known)) / len(known) if known else None
+    if len(known) < len(errors):
+        combined = statistics.standard_error([score for scores in by_task for score in scores])
+    return {"score": fmean(fmean(scores) for scores in by_task), "score_standard_error": combined}
+
+
+def _score_change(pairs: Sequence[tuple[UnitResult, UnitResult | None]]) -> Estimate | None:
+    """Mean of score(method) - score(baseline) over the requests both have, with its interval."""
+    changes: list[float] = []
+    for unit, baseline in pairs:
+        if baseline is None or unit is baseline:
+            continue
+        theirs, ours = request_scores(baseline.samples), request_scores(unit.samples)
+        changes += [ours[request] - theirs[request] for request in sorted(ours.keys() & theirs.keys())]
+    return statistics.mean_estimate(changes)

@@ -1,0 +1,58 @@
+"""The conditions of a report: what it ran on, what disturbed it, and what a reader must know before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from suite.harness.measurement import Calibration, UnitResult
+
+
+def notes(units: Sequence[UnitResult], calibration: Calibration | None, left_out: int) -> tuple[str, ...]:
+    """What a reader must know before believing a number."""
+    said = []
+    if calibration is None:
+        said.append("No calibration of this machine is stored, so there is no roofline: `suite roofline --calibrate`.")
+    elif refused := calibration.conditions.get("refused"):
+        said.append(f"{len(refused)} ceilings varied too much to be stored; see the conditions.")
+    if any(unit.source == "synthetic" for unit in units):
+        said.append("Scores marked `synthetic` come from generated items: compare methods by them, not with papers.")
+    versions = {unit.code_version for unit in units}
+    if len(versions) > 1:
+        said.append(f"The units come from {len(versions)} versions of the code: {', '.join(sorted(versions))}.")
+    if left_out:
+        said.append(f"{left_out} older units, or units of other machines, are in the store and not shown.")
+    return tuple(said)
+
+
+def conditions(
+    units: Sequence[UnitResult], calibration: Calibration | None, machine: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Machine, versions, threads and noise, flattened to names and printable values."""
+    rows = [(name, _printable(value)) for name, value in machine.items()]
+    noises = [unit.noise for unit in units if unit.noise is not None]
+    if noises:
+        rows += [
+            ("threads", ", ".join(sorted({str(noise.threads) for noise in noises}))),
+            ("threads pinned", "yes" if all(noise.pinned for noise in noises) else "no"),
+            ("steal time, worst unit", f"{max(noise.steal_share for noise in noises):.1%}"),
+            ("load of other processes, worst unit", f"{max(noise.other_load for noise in noises):.2f} cores"),
+            ("spread of repeats, worst unit", f"{max(noise.spread for noise in noises):.1%}"),
+        ]
+    rows += [("energy", ", ".join(sorted({unit.energy.source for unit in units})))] if units else []
+    rows += [("code version", ", ".join(sorted({unit.code_version for unit in units})))] if units else []
+    if calibration is not None:
+        rows += [
+            ("calibrated at", calibration.measured_at),
+            ("cost of a call", f"{calibration.call_overhead_us:.2f} µs"),
+        ]
+        rows += [(f"calibration: {name}", _printable(value)) for name, value in calibration.conditions.items()]
+    return tuple((name, value) for name, value in rows if value)
+
+
+def _printable(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_printable(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_printable(inner) for inner in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+"""What a report shows, as plain dataclasses: `reports` needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.comparison import Comparison, Contest
+
+
+@dataclass(frozen=True)
+class Roof:
+    """One measured (or datasheet) roofline: bandwidth lines in GB/s by name, compute peak in GFLOP/s."""
+
+    label: str
+    peak_gflop_per_s: float
+    bandwidths_gb_per_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RoofPoint:
+    """One phase of one unit on the roofline; rates and work per pass, times in milliseconds."""
+
+    contest: Contest
+    method: str
+    task: str
+    phase: str
+    intensity: float
+    gflop_per_s: float
+    gb_per_s: float
+    ceiling_fraction: float | None
+    measured_ms: float
+    predicted_ms: float | None
+    cache_resident: bool
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One bandwidth curve of the calibration: GB/s by working set in bytes, with the extreme samples."""
+
+    kind: str
+    threads: int
+    sizes: tuple[int, ...]
+    gb_per_s: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Raw times of one method in one contest, in milliseconds; `outliers` counts flagged TTFT and ITL samples."""
+
+    method: str
+    ttft_ms: tuple[float, ...]
+    itl_ms: tuple[float, ...]
+    outliers: int
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Mean score of one method on one task, over `n` requests."""
+
+    method: str
+    task: str
+    score: float
+    standard_error: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Measured time of a pass beside the roofline's, means over units, in milliseconds."""
+
+    method: str
+    phase: str
+    measured_ms: float
+    predicted_ms: float
+    launch_ms: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model wrote: untrusted text."""
+
+    contest: Contest
+    method: str
+    task: str
+    request_id: str
+    text: str
+    score: float | None
+    stop_reason: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class ContestReport:
+    """Everything about one contest: its sentences, its table and what its plots need."""
+
+    contest: Contest
+    title: str
+    headlines: tuple[str, ...]
+    rows: tuple[Comparison, ...]
+    latencies: tuple[Latencies, ...]
+    task_scores: tuple[TaskScore, ...]
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download."""
+
+    generated_at: str
+    machine: str
+    contests: tuple[ContestReport, ...]
+    notes: tuple[str, ...]
+    claims: tuple[Mapping[str, Any], ...]
+    roofs: tuple[Roof, ...]
+    points: tuple[RoofPoint, ...]
+    streams: tuple[Stream, ...]
+    outputs: tuple[Output, ...]
+    conditions: tuple[tuple[str, str], ...]
+    raw: Mapping[str, Any]

@@ -1,0 +1,229 @@
+"""`build_summary`: from the store to what a report shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import fmean
+from typing import Any
+
+from analysis import statistics
+from analysis.claims import reproduce_document
+from analysis.comparison import Comparison, compare, contest_of
+from analysis.conditions import conditions, notes
+from analysis.documents import SCHEMA
+from analysis.headlines import contest_title, headlines
+from analysis.metrics import score_metrics
+from analysis.placement import placements
+from analysis.report_data import (
+    ContestReport,
+    Latencies,
+    Output,
+    Prediction,
+    ReportData,
+    Roof,
+    RoofPoint,
+    Stream,
+    TaskScore,
+)
+from analysis.roofline.ceilings import Ceilings, human_bytes
+from analysis.samples import method_label, threads_of, timed_samples, times_ms
+from suite.errors import NothingMeasuredError
+from suite.harness.measurement import Calibration, Finding, UnitResult
+from suite.harness.store import Store
+from suite.spec import Protocol
+
+OUTPUTS_PER_UNIT = 1
+
+
+def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportData:
+    """What the report shows: units of the machine measured last, each block in its newest version.
+
+    `keys` restricts it to some units (those of one run). Raises `NothingMeasuredError` when nothing is left.
+    """
+    everything = [unit for unit in store.units() if keys is None or unit.key in keys]
+    findings = store.findings()
+    if not everything and not findings:
+        raise NothingMeasuredError(f"there is nothing to report in {store.path}; run `python -m suite run` first.")
+    machine_id = everything[-1].machine_id if everything else findings[-1].machine_id
+    units = newest_blocks([unit for unit in everything if unit.machine_id == machine_id])
+    findings = [finding for finding in findings if finding.machine_id == machine_id]
+    calibration = store.calibration(machine_id)
+    machine = json.loads(store.machines().get(machine_id, "{}"))
+    left_out = len(everything) - len(units)
+    return _report_data(units, findings, calibration, machine, left_out)
+
+
+def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:
+    """Of blocks that put the same question (whatever their number of items and repeats) only the last one measured."""
+    blocks: dict[str, list[UnitResult]] = {}
+    for unit in units:
+        blocks.setdefault(unit.block, []).append(unit)
+    newest = {frozenset(map(_question, members)): members for members in blocks.values()}
+    return [unit for members in newest.values() for unit in members]
+
+
+def _question(unit: UnitResult) -> str:
+    workload = unit.spec.workload.model_copy(update={"limit": 1})
+    return unit.spec.model_copy(update={"workload": workload, "protocol": Protocol()}).model_dump_json()
+
+
+def _report_data(
+    units: Sequence[UnitResult],
+    findings: Sequence[Finding],
+    calibration: Calibration | None,
+    machine: Mapping[str, Any],
+    left_out: int,
+) -> ReportData:
+    ceilings = Ceilings(calibration) if calibration is not None else None
+    return ReportData(
+        generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=str(machine.get("cpu", "unknown machine")),
+        contests=_contests(units, ceilings),
+        notes=notes(units, calibration, left_out),
+        claims=tuple(reproduce_document(findings)),
+        roofs=_roofs(units, ceilings),
+        points=_points(units, ceilings),
+        streams=_streams(ceilings),
+        outputs=_outputs(units),
+        conditions=conditions(units, calibration, machine),
+        raw={
+            "schema": SCHEMA,
+            "machine": dict(machine),
+            "calibration": calibration.model_dump(mode="json") if calibration is not None else None,
+            "units": [unit.model_dump(mode="json") for unit in units],
+            "findings": [finding.model_dump(mode="json") for finding in findings],
+        },
+    )
+
+
+def _contests(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[ContestReport, ...]:
+    rows_by_contest: dict[Any, list[Comparison]] = {}
+    for row in compare(units, ceilings):
+        rows_by_contest.setdefault(row.contest, []).append(row)
+    return tuple(
+        ContestReport(
+            contest=contest,
+            title=contest_title(contest),
+            headlines=headlines(rows),
+            rows=tuple(rows),
+            latencies=tuple(found for row in rows if (found := _latencies(row, units)) is not None),
+            task_scores=tuple(score for row in rows for score in _task_scores(row, units)),
+            predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
+        )
+        for contest, rows in rows_by_contest.items()
+    )
+
+
+def _latencies(row: Comparison, units: Sequence[UnitResult]) -> Latencies | None:
+    samples = [sample for unit in units if row.holds(unit) for sample in timed_samples(unit)]
+    if not samples:
+        return None
+    times = times_ms(samples)
+    flagged = sum(statistics.outliers(times["ttft"])) + sum(statistics.outliers(times["itl"]))
+    return Latencies(row.label, tuple(times["ttft"]), tuple(times["itl"]), flagged)
+
+
+def _task_scores(row: Comparison, units: Sequence[UnitResult]) -> list[TaskScore]:
+    scores = []
+    for unit in units:
+        metrics = score_metrics(unit.samples)
+        if row.holds(unit) and metrics["score"] is not None:
+            requests = len({sample.request_id for sample in unit.samples})
+            error = metrics["score_standard_error"]
+            scores.append(TaskScore(row.label, unit.spec.workload.task, metrics["score"], error, requests))
+    return scores
+
+
+def _predictions(row: Comparison, units: Sequence[UnitResult], ceilings: Ceilings | None) -> list[Prediction]:
+    placed = [placements(unit, ceilings) for unit in units if row.holds(unit)]
+    found = []
+    for phase in ("prefill", "decode"):
+        places = [places[phase] for places in placed if phase in places and places[phase].predicted_ms is not None]
+        if places:
+            measured = fmean(place.measured_ms for place in places)
+            predicted = fmean(place.predicted_ms or 0.0 for place in places)
+            launch = fmean(place.launch_ms or 0.0 for place in places)
+            found.append(Prediction(row.label, phase, measured, predicted, launch))
+    return found
+
+
+def _roofs(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[Roof, ...]:
+    """One roofline per (data type, threads) that the units used; none without a calibration."""
+    if ceilings is None:
+        return ()
+    roofs = []
+    for dtype, threads in sorted({(unit.spec.model.dtype, threads_of(unit)) for unit in units}):
+        peak, sweep = ceilings.gemm(dtype, threads), ceilings.streams("read", threads)
+        if peak is None or not sweep:
+            continue
+        llc = ceilings.calibration.conditions.get("llc_bytes", 0)
+        cached = [ceiling for ceiling in sweep if ceiling.size <= llc // 2][-1:]
+        lines = {f"memory ({human_bytes(sweep[-1].size)})": sweep[-1].value}
+        lines |= {f"cache ({human_bytes(ceiling.size)})": ceiling.value for ceiling in cached}
+        label = f"{dtype}, {threads} thread{'s' if threads != 1 else ''}"
+        roofs.append(Roof(label, peak.value, lines))
+    return tuple(roofs)
+
+
+def _points(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[RoofPoint, ...]:
+    return tuple(
+        RoofPoint(
+            contest=contest_of(unit),
+            method=method_label(unit.spec.method),
+            task=unit.spec.workload.task,
+            phase=place.phase,
+            intensity=place.intensity,
+            gflop_per_s=place.gflop_per_s,
+            gb_per_s=place.gb_per_s,
+            ceiling_fraction=place.ceiling_fraction,
+            measured_ms=place.measured_ms,
+            predicted_ms=place.predicted_ms,
+            cache_resident=place.cache_resident,
+            trusted=unit.status == "ok",
+        )
+        for unit in units
+        for place in placements(unit, ceilings).values()
+    )
+
+
+def _streams(ceilings: Ceilings | None) -> tuple[Stream, ...]:
+    if ceilings is None:
+        return ()
+    sweeps = {
+        (kind, threads): ceilings.streams(kind, threads)
+        for kind in ("read", "copy", "triad")
+        for threads in ceilings.threads()
+    }
+    return tuple(
+        Stream(
+            kind,
+            threads,
+            tuple(ceiling.size for ceiling in sweep),
+            tuple(ceiling.value for ceiling in sweep),
+            tuple(min(ceiling.samples) for ceiling in sweep),
+            tuple(max(ceiling.samples) for ceiling in sweep),
+        )
+        for (kind, threads), sweep in sweeps.items()
+        if sweep
+    )
+
+
+def _outputs(units: Sequence[UnitResult]) -> tuple[Output, ...]:
+    """The first outputs of every unit, as they were written."""
+    return tuple(
+        Output(
+            contest=contest_of(unit),
+            method=method_label(unit.spec.method),
+            task=unit.spec.workload.task,
+            request_id=sample.request_id,
+            text=sample.text,
+            score=sample.score,
+            stop_reason=sample.stop_reason,
+            prompt_tokens=sample.prompt_tokens,
+            output_tokens=len(sample.token_ids),
+        )
+        for unit in units
+        for sample in unit.samples[:OUTPUTS_PER_UNIT]
+    )

@@ -1,0 +1,211 @@
+"""The command line: parses, calls, prints. What a command does lives in `suite/commands/`, imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suite.errors import InputError, SuiteError
+
+app = typer.Typer(
+    name="suite",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Benchmarks and rooflines for LLM-inference methods: one bench, one clock, one byte counter.",
+    epilog="Example: python -m suite run --workload longbench",
+)
+
+Store = Annotated[
+    Path | None, typer.Option("--store", help="Results file (default results/suite.sqlite, or $SUITE_STORE).")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+Model = Annotated[str, typer.Option("--model", help="Registered name, directory, .gguf file or hub id.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="bf16 or fp32.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="OpenMP threads; 0 chooses by measurement.")]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses and runs; turns every known failure into one sentence on stderr and its exit code."""
+    from workloads.schema import DataError
+
+    try:
+        code = app(args=list(arguments), standalone_mode=False)
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except SuiteError as error:
+        return _complain(str(error), error.exit_code)
+    except DataError as error:
+        return _complain(str(error), InputError.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", 130)
+    except typer.Abort:
+        return _complain("interrupted.", 130)
+    except Exception as error:
+        return _usage(error)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"suite: {sentence}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Exception) -> int:
+    """Click's own usage errors carry a sentence; anything else is a bug and keeps its traceback."""
+    if not hasattr(error, "format_message"):
+        raise error
+    return _complain(f"{error.format_message()} Try --help.", InputError.exit_code)
+
+
+@app.command("run", epilog="Example: python -m suite run --workload longbench --method longheads --budget 3m")
+def run_command(
+    workload: Annotated[str, typer.Option("--workload", "-w", help="What to run; `suite list workloads`.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="NAME or NAME:option=value,...; repeatable. Default: all that apply."),
+    ] = None,
+    model: Model = "smollm2-135m",
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Items per task.")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Time for the run: 90s, 3m, 1h (default 3m).")] = None,
+    kv_budget: Annotated[
+        int, typer.Option("--kv-budget", min=16, help="Tokens a selecting method reads per head, unless it says itself.")
+    ] = 512,
+    data: Annotated[Path | None, typer.Option("--data", help="Your own copy of the data, in the public schema.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="Workload option as name=value; repeatable.")
+    ] = None,
+    dtype: Dtype = "bf16",
+    engine: Annotated[str, typer.Option("--engine", help="`suite list engines`.")] = "native",
+    threads: Threads = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Requests per batch.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed repeats of every request.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0)] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0, max=1)] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    store: Store = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Report file (default report.html).")] = None,
+    json: Json = False,
+) -> int:
+    """Measure methods against the dense baseline, and leave a report."""
+    from suite.commands import running
+    from suite.commands.wishes import RunOptions
+
+    options = RunOptions(
+        workload=workload, methods=method or [], model=model, tasks=task or [], limit=limit, budget=budget,
+        kv_budget=kv_budget, data=data, settings=option or [], dtype=dtype, engine=engine, threads=threads, batch=batch,
+        repeats=repeats, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+    )  # fmt: skip
+    return running.run(options, store, output, json)
+
+
+@app.command(epilog="Example: python -m suite resume")
+def resume(
+    store: Store = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Report file (default report.html).")] = None,
+    json: Json = False,
+) -> int:
+    """Continue the last run that was interrupted; finished units are kept."""
+    from suite.commands import running
+
+    return running.resume(store, output, json)
+
+
+@app.command("list", epilog="Example: python -m suite list methods")
+def list_command(
+    kind: Annotated[str, typer.Argument(help="methods, workloads, models, engines, hardware, kernels or claims.")],
+    json: Json = False,
+) -> int:
+    """List what there is."""
+    from suite.commands import listing
+
+    return listing.show(kind, json)
+
+
+@app.command(epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100_sxm --seqlen 32768")
+def roofline(
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine's ceilings and store them.")] = False,
+    model: Model = "smollm2-135m",
+    hardware: Annotated[str, typer.Option("--hardware", help="A device of `suite list hardware`, or `local`.")] = "local",
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
+    seqlen: Annotated[int, typer.Option("--seqlen", min=1, help="Tokens of context.")] = 4096,
+    bits: Annotated[str, typer.Option("--bits", help="Weight/KV/activation bits.")] = "16/16/16",
+    threads: Threads = 0,
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """Calibrate this machine, or predict a model's prefill and decode on any machine."""
+    from suite.commands import roofline as command
+
+    if calibrate:
+        return command.calibrate_machine(threads, store, json)
+    return command.predict(model, hardware, batch, seqlen, bits, store, json)
+
+
+@app.command(epilog="Example: python -m suite reproduce longheads")
+def reproduce(
+    slugs: Annotated[list[str] | None, typer.Argument(help="Systems; `suite list claims`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every system that has claims here.")] = False,
+    threads: Threads = 0,
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """The claims ledger: what a paper claims beside what this machine measures."""
+    from suite.commands import ledger
+
+    return ledger.reproduce(slugs or [], everything, threads, store, json)
+
+
+@app.command(epilog="Example: python -m suite report -o report.html")
+def report(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write it.")] = Path("report.html"),
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """One self-contained HTML file of everything in the store."""
+    from suite.commands import reporting
+
+    return reporting.report(output, store, json)
+
+
+@app.command(epilog="Example: python -m suite export --format parquet -o results/")
+def export(
+    format: Annotated[str, typer.Option("--format", help="parquet, csv or json.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write into.")] = Path("results/export"),
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """Write the store's units and samples as files other programs read."""
+    from suite.commands import reporting
+
+    return reporting.export(format, output, store, json)
+
+
+@app.command(epilog="Example: python -m suite train lab-recall -o my-model")
+def train(
+    recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory of the checkpoint.")] = None,
+    threads: Threads = 0,
+    json: Json = False,
+) -> int:
+    """Train one of the suite's small models from its recipe."""
+    from suite.commands import training
+
+    return training.train(recipe, output, threads, json)
+
+
+@app.command(epilog="Example: python -m suite doctor")
+def doctor(store: Store = None, json: Json = False) -> int:
+    """What this machine can do, what is missing, and what the harness itself costs."""
+    from suite.commands import doctor as command
+
+    return command.examine(store, json)
+
+

@@ -1,0 +1,85 @@
+"""From the words of `suite run` to the harness's `Wishes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite.errors import InputError
+from suite.harness.plan import Wishes
+from suite.registry import METHODS
+from suite.spec import MethodSpec, Protocol, Sampling
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `suite run`, as given."""
+
+    workload: str
+    methods: Sequence[str]
+    model: str
+    tasks: Sequence[str]
+    limit: int | None
+    budget: str | None
+    kv_budget: int
+    data: Path | None
+    settings: Sequence[str]
+    dtype: str
+    engine: str
+    threads: int
+    batch: int
+    repeats: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+    def wishes(self) -> Wishes:
+        """The same wishes in the harness's terms. Names and options are checked there."""
+        return Wishes(
+            workload=self.workload,
+            model=self.model,
+            methods=[method(text, self.kv_budget) for text in self.methods],
+            default_methods=[method(name, self.kv_budget) for name in METHODS],
+            workload_options=self._workload_options(),
+            tasks=self.tasks,
+            dtype=self.dtype,
+            engine=self.engine,
+            threads=self.threads,
+            batch_size=self.batch,
+            limit=self.limit,
+            budget=self.budget,
+            seed=self.seed,
+            sampling=_sampling(self.temperature, self.top_k, self.top_p),
+            protocol=Protocol(repeats=self.repeats),
+        )
+
+    def _workload_options(self) -> dict[str, Any]:
+        options = dict(_pair(text, "--set") for text in self.settings)
+        if self.data is not None:
+            options["data"] = self.data
+        return options
+
+
+def method(text: str, kv_budget: int) -> MethodSpec:
+    """A method from `name` or `name:option=value,...`. One that selects gets the common budget unless options are given."""
+    name, _, rest = text.partition(":")
+    if rest:
+        return MethodSpec(name=name, options=dict(_pair(part, f"--method {name}") for part in rest.split(",")))
+    kind = METHODS.load(name)
+    return MethodSpec(name=name, options=kind.at_budget(kv_budget) if hasattr(kind, "at_budget") else {})
+
+
+def _pair(text: str, owner: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"{owner} {text!r} is not of the form name=value.")
+    return name.strip(), value.strip()
+
+
+def _sampling(temperature: float, top_k: int, top_p: float) -> Sampling:
+    if top_p <= 0:
+        raise InputError(f"--top-p {top_p} keeps no token; give a share above 0, up to 1.")
+    return Sampling(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -1,0 +1,214 @@
+"""LongHeads' claims: recall far beyond the trained length on the lab model, and cost per token against cache length.
+
+The recall grid is the small experiment of the card; its columns are the plain model, sinks + recent window, LongHeads,
+and LongHeads with random chunks as the control at the same budget. The cost curve decodes the default model over a cache
+filled synthetically (prefilling 64K tokens on a CPU would take many minutes), whose keys and chunk index have the real
+shapes and sizes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from analysis.statistics import ratio_of_means
+from suite.experiments.base import Experiment, Workbench
+from suite.harness.contender import Contender
+from suite.harness.measurement import Finding
+from suite.harness.meter import RequestMeter
+from suite.harness.options import make_workload
+from suite.methods.attention.base import MeteredAttention, SelectedAttention, Selection
+from suite.methods.attention.dense import Dense
+from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
+from suite.methods.attention.streaming import Streaming, StreamingConfig
+from suite.methods.base import Claim, Method, MethodConfig
+from suite.models.attention import Step
+from suite.models.cache import KVCache
+from suite.models.language_model import LanguageModel
+from suite.models.loaders import load_model
+from suite.spec import WorkloadSpec
+
+SEQUENCES = 60  # per length: the interval of an accuracy near 0.9 is then about +-0.06
+TRAINED, LENGTHS = 128, (128, 256, 512, 1024)
+LAB = LongHeadsConfig(chunk=8, attention_length=128)
+SERVED = LongHeadsConfig(chunk=64, attention_length=1024)
+CACHE_LENGTHS = (2048, 8192, 32768, 65536)
+ROUNDS = 15  # timed decode steps per method and cache length
+FILL = 4096  # tokens per piece when a cache is filled
+PASSKEYS, PASSKEY_TOKENS = 10, 2048
+
+
+class RandomChunks(LongHeads):
+    """The control: as many chunks per head, drawn at random."""
+
+    def _scores(self, q: Tensor, reps: Tensor) -> Tensor:
+        return torch.rand(q.shape[0], q.shape[1], reps.shape[1], generator=self._random)
+
+    _random = torch.Generator().manual_seed(0)
+
+
+class Watched(LongHeads):
+    """LongHeads that remembers which chunks each head of each layer chose for the last token."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[int, list[set[int]]] = {}
+
+    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
+        selection = super().select(layer, q, row, step)
+        self.chosen[layer] = [{start // self._config.chunk for start, stop, _ in head if stop > start} for head in selection.spans[0].tolist()]
+        return selection
+
+
+@dataclass
+class Recall:
+    """Digit accuracies (0 to 1) by column of the card's table and length, and what the heads chose at the longest."""
+
+    accuracy: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    needle_share: list[float] = field(default_factory=list)
+    jaccard: list[float] = field(default_factory=list)
+
+    def means(self) -> dict[str, dict[int, float]]:
+        """The table itself."""
+        return {name: {n: statistics.fmean(v) for n, v in row.items()} for name, row in self.accuracy.items()}
+
+
+class LongHeadsExperiment(Experiment):
+    """Recall grid, passkey on the default model, cost curve."""
+
+    slug: ClassVar[str] = "longheads"
+
+    def findings(self, bench: Workbench) -> Iterator[Finding]:
+        torch.set_num_threads(bench.threads)
+        flat, plain, passkey, cost, memory = LongHeads.card.claims
+        yield from self._recall(bench, flat, plain)
+        model = load_model("smollm2-135m", "bf16")
+        yield self._passkey(bench, model, passkey)
+        yield self._cost(bench, model, cost)
+        yield self.finding(memory, None, "needs a GPU and a 7B model", reason="no GPU here, and the model does not fit")
+
+    def _recall(self, bench: Workbench, flat: Claim, plain: Claim) -> Iterator[Finding]:
+        recall = recall_grid(load_model("lab-recall", "fp32"), bench)
+        ours, dense = recall.accuracy["longheads"], recall.accuracy["plain"]
+        farthest = LENGTHS[-1]
+        conditions = (
+            f"lab-recall (trained on {TRAINED}), {SEQUENCES} sequences per length, fp32, w={LAB.chunk}, A={LAB.attention_length}"
+        )
+        details: dict[str, Any] = {
+            "accuracy": recall.means(),
+            "share_of_heads_with_needle_chunk": statistics.fmean(recall.needle_share),
+            "jaccard_between_heads": statistics.fmean(recall.jaccard),
+            "samples": recall.accuracy,
+        }
+        yield self.finding(flat, ratio_of_means(ours[farthest], ours[TRAINED]), conditions, null=0.5, details=details)
+        yield self.finding(plain, ratio_of_means(ours[farthest], dense[farthest]), conditions)
+
+    def _passkey(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
+        """Both at the same length, because the default model itself is shaky at 2K."""
+        workload = make_workload(WorkloadSpec(name="passkey", task=str(PASSKEY_TOKENS), limit=PASSKEYS))
+        scores: dict[str, list[float]] = {"plain": [], "longheads": []}
+        for index, request in enumerate(workload.requests(str(PASSKEY_TOKENS), PASSKEYS, 0)):
+            for name, method, config in (("plain", Dense(), Dense.Config()), ("longheads", LongHeads(), SERVED)):
+                bench.tick(f"passkey {index + 1} of {PASSKEYS}: {name}")
+                completion = Contender(method, config, model).complete([request], RequestMeter())[0]
+                scores[name].append(workload.score(completion, request) / 100)
+        conditions = f"smollm2-135m bf16, {PASSKEYS} prompts of about {PASSKEY_TOKENS} tokens, A={SERVED.attention_length}; same prompts, dense"
+        estimate = ratio_of_means(scores["longheads"], scores["plain"])
+        reason = "" if estimate else "the dense model retrieves no key at this length"
+        return self.finding(claim, estimate, conditions, null=0.5, reason=reason, details={"scores": scores})
+
+    def _cost(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
+        curve = {length: step_times(model, length, bench) for length in CACHE_LENGTHS}
+        first, last = curve[CACHE_LENGTHS[0]], curve[CACHE_LENGTHS[-1]]
+        dense = ratio_of_means(last["dense"], first["dense"])
+        conditions = (
+            f"smollm2-135m bf16, synthetic cache, {bench.threads} threads, w={SERVED.chunk}, A={SERVED.attention_length}; "
+            f"dense grows {dense.value if dense else 0:.2f}x"
+        )
+        estimate = ratio_of_means(last["longheads"], first["longheads"])
+        details = {"step_ms": curve, "median_step_ms": {n: {k: statistics.median(v) for k, v in row.items()} for n, row in curve.items()}}
+        null = dense.value if dense else 1.0
+        return self.finding(claim, estimate, conditions, direction="at most", null=null, details=details)
+
+
+def recall_grid(model: LanguageModel, bench: Workbench) -> Recall:
+    """The card's table on the lab model."""
+    workload = make_workload(WorkloadSpec(name="recall", task=str(TRAINED), limit=SEQUENCES))
+    watched, recall = Watched(), Recall()
+    columns: dict[str, tuple[Method, MethodConfig]] = {
+        "plain": (Dense(), Dense.Config()),
+        "sinks_and_recent": (Streaming(), StreamingConfig(sinks=4, window=LAB.attention_length - 4)),
+        "longheads": (watched, LAB),
+        "random_chunks": (RandomChunks(), LAB),
+    }
+    for length in LENGTHS:
+        requests = list(workload.requests(str(length), SEQUENCES, 0))
+        for name, (method, config) in columns.items():
+            bench.tick(f"recall at {length}: {name}")
+            contender = Contender(method, config, model)
+            scores = recall.accuracy.setdefault(name, {}).setdefault(length, [])
+            for request in requests:
+                completion = contender.complete([request], RequestMeter())[0]
+                scores.append(workload.score(completion, request) / 100)
+                if method is watched and length == LENGTHS[-1]:
+                    _note_choices(recall, watched, request.metadata["needle_token"] // LAB.chunk)
+    return recall
+
+
+def _note_choices(recall: Recall, watched: Watched, needle: int) -> None:
+    """Share of heads that read the needle's chunk, and the mean overlap of what two heads of a layer read."""
+    heads = [chosen for layer in watched.chosen.values() for chosen in layer]
+    recall.needle_share.append(statistics.fmean(needle in chosen for chosen in heads))
+    for layer in watched.chosen.values():
+        pairs = [(a, b) for i, a in enumerate(layer) for b in layer[i + 1 :]]
+        recall.jaccard.append(statistics.fmean(len(a & b) / len(a | b) for a, b in pairs))
+
+
+def step_times(model: LanguageModel, tokens: int, bench: Workbench) -> dict[str, list[float]]:
+    """Milliseconds of single decode steps over a cache of `tokens` tokens, dense and LongHeads interleaved."""
+    bench.tick(f"filling caches of {tokens} tokens")
+    method = LongHeads()
+    method.begin_batch(model.config, SERVED, 1)
+    meter = RequestMeter()
+    attentions = {"dense": MeteredAttention(model.config, meter), "longheads": SelectedAttention(model.config, method, meter)}
+    with torch.inference_mode():
+        cache = filled_cache(model, method, tokens)
+        bench.tick(f"decoding over {tokens} tokens")
+        times: dict[str, list[float]] = {name: [] for name in attentions}
+        for turn in range(ROUNDS + 1):
+            for name, attention in attentions.items():
+                elapsed = _one_step(model, cache, attention)
+                if turn:  # the first round warms up
+                    times[name].append(elapsed)
+    return times
+
+
+def _one_step(model: LanguageModel, cache: KVCache, attention: MeteredAttention) -> float:
+    """One decode step in milliseconds; the cache is put back to what it was."""
+    length = cache.lengths[0]
+    start = time.perf_counter()
+    model.decoder(torch.tensor([[1]]), cache, attention)
+    elapsed = (time.perf_counter() - start) * 1e3
+    cache.truncate(0, length)
+    return elapsed
+
+
+def filled_cache(model: LanguageModel, method: LongHeads, tokens: int) -> KVCache:
+    """A cache of random keys and values, with the method's index built over it by the method itself."""
+    generator = torch.Generator().manual_seed(0)
+    cache = model.decoder.new_cache(1, tokens + 1)
+    for start in range(0, tokens, FILL):
+        count = min(FILL, tokens - start)
+        step = Step(cache, [count], count)
+        for layer in range(model.config.layers):
+            for storage in (cache.keys, cache.values):
+                storage[layer][:, :, start : start + count].normal_(generator=generator)
+            q = torch.randn(count, model.config.heads, model.config.head_dim, generator=generator).to(cache.dtype)
+            method.learn(layer, q, 0, step)
+        cache.advance([count])
+    return cache

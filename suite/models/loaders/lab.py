@@ -1,0 +1,21 @@
+"""The committed lab models: trained by `suite train`, small enough for the repository, checked by their manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from suite.models import checkpoints
+from suite.models.checkpoints.manifest import load_manifest
+from suite.models.language_model import LanguageModel
+from suite.models.loaders import hf
+from suite.spec import Dtype
+
+CHECKPOINTS = Path(checkpoints.__file__).parent
+
+
+def lab_recall(dtype: Dtype) -> LanguageModel:
+    """`lab-recall`: 0.17M parameters, context 128, key-value recall (recipe `suite.models.recipes.lab_recall`)."""
+    directory = CHECKPOINTS / "lab-recall"
+    manifest = load_manifest(directory)
+    origin = f"committed checkpoint of recipe {manifest.recipe} {manifest.recipe_version}, seed {manifest.plan.seed}"
+    return hf.load(directory, dtype, "lab-recall", origin)
