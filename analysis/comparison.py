@@ -52,6 +52,7 @@ class Comparison:
     family: str
     is_baseline: bool
     tasks: tuple[str, ...]
+    scored_tasks: int
     statuses: Mapping[str, int]
     requests: int
     ratios: Ratios
@@ -70,6 +71,12 @@ class Comparison:
     def label(self) -> str:
         """Method, with the engine where it is not the suite's own decoder."""
         return self.method if self.engine == "native" else f"{self.method} · {self.engine}"
+
+    @property
+    def score_coverage(self) -> str:
+        """Says so where the score is not the mean over all tasks, as units failed: "over 4 of 6 tasks"."""
+        total = len(self.tasks)
+        return "" if self.scored_tasks == total else f"over {self.scored_tasks} of {total} tasks"
 
     def holds(self, unit: UnitResult) -> bool:
         """True for the units this row was made of."""
@@ -131,6 +138,7 @@ def _compare_group(
         family=first.family,
         is_baseline=any(unit is baseline for unit, baseline in pairs),
         tasks=tuple(dict.fromkeys(unit.spec.workload.task for unit in units)),
+        scored_tasks=len({unit.spec.workload.task for unit in units if request_scores(unit.samples)}),
         statuses={status: sum(u.status == status for u in units) for status in ("ok", "unstable", "gated", "failed")},
         requests=len({(unit.spec.workload.task, s.request_id) for unit in units for s in unit.samples}),
         ratios=_pooled_ratios(pairs),

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.report_data import RoofPoint
 from suite.harness.measurement import Calibration, UnitResult
 
+ABOVE_CEILING = 1.05
+"""A point this far above a measured ceiling is no longer the ceiling's own spread."""
 
-def notes(units: Sequence[UnitResult], calibration: Calibration | None, left_out: int) -> tuple[str, ...]:
+
+def notes(
+    units: Sequence[UnitResult], points: Sequence[RoofPoint], calibration: Calibration | None, left_out: int
+) -> tuple[str, ...]:
     """What a reader must know before believing a number."""
     said = []
     if calibration is None:
         said.append("No calibration of this machine is stored, so there is no roofline: `suite roofline --calibrate`.")
     elif refused := calibration.conditions.get("refused"):
-        said.append(f"{len(refused)} ceilings varied too much to be stored; see the conditions.")
+        said.append(f"Ceilings that varied too much, and are not used: {len(refused)}; see the conditions.")
+    above = sum((point.ceiling_fraction or 0.0) > ABOVE_CEILING for point in points)
+    if above:
+        said.append(
+            f"{above} of {len(points)} roofline points lie above their measured ceiling: it was measured on a busier "
+            "machine, the data came from a cache, or the counts are wrong."
+        )
     if any(unit.source == "synthetic" for unit in units):
-        said.append("Scores marked `synthetic` come from generated items: compare methods by them, not with papers.")
+        said.append(
+            "Scores with `source: synthetic` come from generated items: compare methods by them, not with papers."
+        )
     versions = {unit.code_version for unit in units}
     if len(versions) > 1:
         said.append(f"The units come from {len(versions)} versions of the code: {', '.join(sorted(versions))}.")

@@ -21,6 +21,9 @@ GIB_IN_GB = 2**30 / 1e9
 RATE_TOLERANCE = 0.05
 """Dense rates double with each halving of the width to within 3% in every listed row; a sparse one is off by 100%."""
 SIZE_TOLERANCE = 0.003
+CAPACITIES_GB = {
+    float(size) for size in (4, 6, 8, 12, 16, 24, 32, 40, 48, 64, 80, 94, 96, 128, 141, 180, 192, 256, 288)
+}
 
 Source = Literal["V", "S", "M", "D"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp8", "fp4", "int8", "int4"]
@@ -171,9 +174,9 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _check_sizes(path: Path, devices: Mapping[str, Hardware]) -> None:
-    """Refuse a memory size that is another listed size, or a power of two, turned from GiB into GB or back."""
+    """Refuse a memory size that is a sold capacity, or another listed whole number, turned from GiB into GB or back."""
     listed = {device.memory_gb for device in devices.values() if device.memory_gb is not None}
-    nominal = listed | {float(2**power) for power in range(12)}
+    nominal = {size for size in listed if size.is_integer()} | CAPACITIES_GB
     mistaken = {size * factor: size for size in nominal for factor in (GIB_IN_GB, 1 / GIB_IN_GB)}
     for name, device in devices.items():
         for wrong, size in mistaken.items():

@@ -10,22 +10,34 @@ from analysis.statistics import Estimate
 
 def contest_title(contest: Contest) -> str:
     """What was run, on what: "longbench on smollm2-135m (bf16, 2 threads)"."""
-    threads = f"{contest.threads} thread{'s' if contest.threads != 1 else ''}"
     batch = f", batch {contest.batch_size}" if contest.batch_size > 1 else ""
-    return f"{contest.workload} on {contest.model} ({contest.dtype}, {threads}{batch})"
+    return f"{contest.workload} on {contest.model} ({contest.dtype}, {plural(contest.threads, 'thread')}{batch})"
 
 
 def headlines(rows: Sequence[Comparison]) -> tuple[str, ...]:
-    """One paragraph per method of a contest, the baseline first."""
+    """What was compared, then one paragraph per method of a contest, the baseline first."""
     baseline = next((row for row in rows if row.is_baseline), None)
-    return tuple(_paragraph(row, baseline) for row in rows)
+    return (_what(rows), *(_paragraph(row, baseline) for row in rows))
+
+
+def _what(rows: Sequence[Comparison]) -> str:
+    tasks, requests = max(len(row.tasks) for row in rows), max(row.requests for row in rows)
+    counts = {status: sum(row.statuses[status] for row in rows) for status in rows[0].statuses}
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    compared = f"{plural(len(rows), 'method')} on {plural(tasks, 'task')}, {plural(requests, 'request')}"
+    return f"{compared}; units: {said}."
+
+
+def plural(count: int, word: str) -> str:
+    """ "1 task", "6 tasks"."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _paragraph(row: Comparison, baseline: Comparison | None) -> str:
     if row.metrics["median_tpot_ms"] is None and row.metrics["median_ttft_ms"] is None:
         reason = f" ({row.problems[0].rstrip('.')})" if row.problems else ""
         return f"{row.label}: no speed is reported, because every unit failed or was gated{reason}."
-    parts = [_speed(row, baseline), _quality(row, baseline), _cache(row)]
+    parts = [_speed(row, baseline), _quality(row), _cache(row)]
     return " ".join(part for part in (*parts, _trust(row)) if part)
 
 
@@ -52,24 +64,24 @@ def _absolute(row: Comparison) -> str:
 
 
 def ratio_words(estimate: Estimate) -> str:
-    """A speed-up in words, with its interval: "1.31x as fast [1.27, 1.36]"."""
+    """A speed-up in words, with its interval: "1.31× as fast [1.27, 1.36]"."""
     interval = "no interval" if estimate.low is None else f"{estimate.low:.2f}, {estimate.high:.2f}"
-    return f"{estimate.value:.2f}x as fast [{interval}]"
+    return f"{estimate.value:.2f}× as fast [{interval}]"
 
 
-def _quality(row: Comparison, baseline: Comparison | None) -> str:
+def _quality(row: Comparison) -> str:
     score = row.metrics["score"]
     if score is None:
         return ""
     error = row.metrics["score_standard_error"]
-    said = f"{row.score_name or 'score'}: {score:.3g}" + (f" ± {error:.2g}" if error is not None else "")
-    if baseline is None or row is baseline or baseline.metrics["score"] is None:
-        return said + "."
-    said += f" against {baseline.metrics['score']:.3g}"
+    name = row.score_name or "score"
+    said = f"{name[0].upper()}{name[1:]}: {score:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+    said += f" {row.score_coverage}" if row.score_coverage else ""
     change = row.score_change
-    if change is not None and change.low is not None:
-        said += f" (paired difference {change.value:+.2g} [{change.low:+.2g}, {change.high:+.2g}])"
-    return said + "."
+    if change is None:
+        return said + "."
+    interval = "" if change.low is None else f" [{change.low:+.2g}, {change.high:+.2g}]"
+    return f"{said}, a paired difference to dense of {change.value:+.2g}{interval}."
 
 
 def _cache(row: Comparison) -> str:
@@ -80,9 +92,14 @@ def _cache(row: Comparison) -> str:
 
 
 def _trust(row: Comparison) -> str:
-    unstable, total = row.statuses["unstable"], sum(row.statuses.values())
+    lost = row.statuses["gated"] + row.statuses["failed"]
+    said = f"{plural(lost, 'unit')} gated or failed. " if lost else ""
+    unstable = row.statuses["unstable"]
     if not unstable:
-        return ""
+        return said.strip()
     if row.trusted:
-        return f"{unstable} of {total} units are unstable and left out of the speeds."
-    return f"All timed units are unstable ({row.problems[0].rstrip('.')}): take the speeds as a hint, not as a verdict."
+        return f"{said}{plural(unstable, 'unit')} unstable and left out of the speeds."
+    return (
+        said
+        + f"All timed units are unstable ({row.problems[0].rstrip('.')}): take the speeds as a hint, not as a verdict."
+    )

@@ -77,14 +77,15 @@ def _report_data(
     left_out: int,
 ) -> ReportData:
     ceilings = Ceilings(calibration) if calibration is not None else None
+    points = _points(units, ceilings)
     return ReportData(
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=str(machine.get("cpu", "unknown machine")),
         contests=_contests(units, ceilings),
-        notes=notes(units, calibration, left_out),
+        notes=notes(units, points, calibration, left_out),
         claims=tuple(reproduce_document(findings)),
         roofs=_roofs(units, ceilings),
-        points=_points(units, ceilings),
+        points=points,
         streams=_streams(ceilings),
         outputs=_outputs(units),
         conditions=conditions(units, calibration, machine),

@@ -27,7 +27,7 @@ import torch
 
 OPS = ("gemv", "rms_norm", "rope", "flash_decode")
 MARCH = "native"
-FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wall", "-Wno-psabi", "-ffp-contract=fast")
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi", "-ffp-contract=fast")
 ROOT = Path(__file__).parent
 
 NativeFunction = Callable[..., None]
@@ -60,7 +60,7 @@ def _machine() -> str:
 def library_path(op: str) -> Path:
     """The file the library of `op` has, or will have."""
     digest = hashlib.sha256()
-    for source in (ROOT / "simd.h", ROOT / op / "cpu.cpp"):
+    for source in (ROOT / "simd.h", *sorted((ROOT / op).glob("*.h")), ROOT / op / "cpu.cpp"):
         digest.update(source.read_bytes())
     digest.update(repr((FLAGS, MARCH, _machine(), [path.name for path in _openmp_runtime()])).encode())
     return cache_folder() / f"{op}-{digest.hexdigest()[:16]}.so"

@@ -124,28 +124,39 @@ static inline float max16(f32x16 x) {
 #endif
 }
 
-// Four vectors to one that sums4x4 completes: the sums of 16 vectors at once, in two steps.
-static inline f32x16 sums4(f32x16 a, f32x16 b, f32x16 c, f32x16 d) {
+static inline bool any(i32x16 mask) {
 #ifdef SIMD_AVX512
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    __m512 low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
-    __m512 high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
-    return _mm512_add_ps(low, high);
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
 #else
-    return f32x16{sum16(a), sum16(b), sum16(c), sum16(d)};
+    int32_t bits = 0;
+    for (int i = 0; i < LANES; ++i) bits |= mask[i];
+    return bits != 0;
 #endif
 }
 
-// Lane 4 i + j is the sum of the j-th vector that went into the i-th quad.
-static inline f32x16 sums4x4(const f32x16 *quads) {
 #ifdef SIMD_AVX512
-    __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88), _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
-    __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88), _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
+// Four vectors to one with partial sums of each in every 128-bit lane.
+static inline __m512 sums4(__m512 a, __m512 b, __m512 c, __m512 d) {
+    __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+}
+
+// Adds neighbouring 128-bit lanes: those of a to the lower half, those of b to the upper.
+static inline __m512 add_lanes(__m512 a, __m512 b) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+#endif
+
+// Sums of 16 vectors at once: lane i of the result is the sum of x[i].
+static inline f32x16 sums16(const f32x16 *x) {
+#ifdef SIMD_AVX512
+    __m512 quads[4];
+    for (int i = 0; i < 4; ++i) quads[i] = sums4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
+    return add_lanes(add_lanes(quads[0], quads[1]), add_lanes(quads[2], quads[3]));
 #else
     f32x16 sums;
-    for (int i = 0; i < LANES; ++i) sums[i] = quads[i / 4][i % 4];
+    for (int i = 0; i < LANES; ++i) sums[i] = sum16(x[i]);
     return sums;
 #endif
 }

@@ -192,13 +192,12 @@ def export(
 def train(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory of the checkpoint.")] = None,
-    threads: Threads = 0,
     json: Json = False,
 ) -> int:
     """Train one of the suite's small models from its recipe."""
     from suite.commands import training
 
-    return training.train(recipe, output, threads, json)
+    return training.train(recipe, output, json)
 
 
 @app.command(epilog="Example: python -m suite doctor")

@@ -98,5 +98,8 @@ ENGINES = Registry(
 
 EXPERIMENTS = Registry(
     "claim",
-    (Entry("longheads", "suite.experiments.longheads:LongHeadsExperiment", "attention", "LongHeads: recall and cost against length"),),
+    (
+        Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers' generate"),
+        Entry("longheads", "suite.experiments.longheads:LongHeadsExperiment", "attention", "LongHeads: recall and cost against length"),
+    ),
 )

@@ -48,7 +48,7 @@ class _Session:
     done: int = 0
     ceilings: list[Ceiling] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    best_variant: dict[str, dict[str, float]] = field(default_factory=dict)
+    variants: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def hurried(self) -> bool:
         return time.perf_counter() - self.started > BUDGET_S
@@ -77,7 +77,7 @@ def calibrate(threads: Sequence[int], progress: Progress, machine_id: str = "") 
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings=tuple(session.ceilings),
         call_overhead_us=overhead_us,
-        conditions={**_conditions(llc, load), "refused": session.refused, "variants": session.best_variant},
+        conditions={**_conditions(llc, load), "refused": session.refused, "variants": session.variants},
     )
 
 
@@ -127,7 +127,7 @@ def _attempt(session: _Session, probe: Probe, overhead_s: float) -> Ceiling | No
     samples = tuple(probe.work / (value - overhead_s) / 1e9 for value in seconds if value > overhead_s)
     if len(timed) > 1:
         medians = {variant: probe.work / float(np.median(values)) / 1e9 for variant, values in timed.items()}
-        session.best_variant[probe.label] = {variant: round(value, 2) for variant, value in medians.items()}
+        session.variants[probe.label] = {variant: round(value, 2) for variant, value in medians.items()}
     return Ceiling(
         kind=probe.kind,
         dtype=probe.dtype,

@@ -6,6 +6,8 @@
 // log-sum-exp. So any number of rows, heads and splits is balanced, and the result depends on the team size only.
 //
 // Logits are kept in units of log2, so that the softmax needs 2^x only.
+#include "flash_decode/spans.h"
+#include "flash_decode/state.h"
 #include "simd.h"
 
 #include <algorithm>
@@ -22,50 +24,6 @@ template <class T> struct View {
     T *data;
     int64_t outer, inner;
     T *at(int64_t n, int64_t h) const { return data + n * outer + h * inner; }
-};
-
-struct Span {
-    int32_t start, stop, position;
-};
-
-// Up to LANES tokens that follow each other in one span.
-struct Tile {
-    int64_t token, position;
-    int count;
-};
-
-// What one softmax update covers. Its tiles may come from different spans, so short spans cost no more than long ones.
-struct Block {
-    static constexpr int TILES = 4, TOKENS = TILES * LANES;  // K and V of a block stay in the L1 cache
-    Tile tiles[TILES];
-    int size = 0;
-};
-
-// Cuts tokens [begin, end) of the sequence that the spans of an item make into blocks.
-class Cursor {
-  public:
-    Cursor(const Span *spans, int64_t begin, int64_t end) : span(spans), skipped(begin), left(end - begin) {}
-
-    Block next() {
-        Block block;
-        while (block.size < Block::TILES && left > 0) {
-            const int64_t length = span->stop - span->start;
-            if (skipped >= length) {
-                skipped -= length;
-                ++span;
-                continue;
-            }
-            const int count = (int)std::min({(int64_t)LANES, left, length - skipped});
-            block.tiles[block.size++] = {span->start + skipped, span->position, count};
-            skipped += count;
-            left -= count;
-        }
-        return block;
-    }
-
-  private:
-    const Span *span;
-    int64_t skipped, left;  // tokens of `span` already passed; tokens still to come
 };
 
 template <class T> struct Problem {
@@ -97,73 +55,33 @@ template <class T> struct Problem {
     }
 };
 
-// ---- softmax state of one item -----------------------------------------------------------------------------------
-
-// Unnormalised sums of one group: output [heads][dim], in the element order of load32, and per head the largest logit
-// so far and the sum of weights.
-struct State {
-    float *output, *largest, *total;
-    int64_t heads, dim;
-
-    static int64_t size(int64_t heads, int64_t dim) { return heads * (dim + 2); }
-    State(float *memory, int64_t heads, int64_t dim)
-        : output(memory), largest(memory + heads * dim), total(largest + heads), heads(heads), dim(dim) {}
-
-    void reset() {
-        std::fill_n(output, heads * dim, 0.f);
-        std::fill_n(largest, heads, NEGATIVE_INFINITY);
-        std::fill_n(total, heads, 0.f);
-    }
-    // Re-express the sums of a head relative to a larger logit.
-    void raise(int64_t head, float new_largest) {
-        const float factor = total[head] > 0 ? std::exp2(largest[head] - new_largest) : 0.f;
-        for (int64_t d = 0; d < dim; d += LANES)
-            store16(output + head * dim + d, load16(output + head * dim + d) * factor);
-        total[head] *= factor;
-        largest[head] = new_largest;
-    }
-    void merge(const State &other) {
-        for (int64_t h = 0; h < heads; ++h) {
-            if (other.total[h] == 0) continue;
-            if (other.largest[h] > largest[h]) raise(h, other.largest[h]);
-            const float factor = std::exp2(other.largest[h] - largest[h]);
-            for (int64_t d = h * dim; d < (h + 1) * dim; d += LANES)
-                store16(output + d, load16(output + d) + load16(other.output + d) * factor);
-            total[h] += other.total[h] * factor;
-        }
-    }
-    template <class T> void finish(T *out, float *lse) const {
-        for (int64_t h = 0; h < heads; ++h) {
-            const float inverse = total[h] > 0 ? 1.f / total[h] : 0.f;
-            const float *sums = output + h * dim;
-            int64_t d = 0;
-            for (; d + 32 <= dim; d += 32)
-                store32(out + h * dim + d, load16(sums + d) * inverse, load16(sums + d + LANES) * inverse);
-            if (d < dim) store16(out + h * dim + d, load16(sums + d) * inverse);
-            lse[h] = total[h] > 0 ? (largest[h] + std::log2(total[h])) * LN2 : NEGATIVE_INFINITY;
-        }
-    }
-};
-
 // ---- one block of tokens -----------------------------------------------------------------------------------------
 
-// products[h]: dot products of H queries with 16 consecutive keys. Four keys at a time, so that a key serves all
-// queries while it is in a register.
-template <int H, class T> inline void dots(const T *queries, const T *keys, int64_t dim, f32x16 *products) {
+// products[h]: dot products of H queries with 16 consecutive keys. DIM is the head dimension where it is known at
+// compile time. The loop over keys is not unrolled: the hardware prefetches best when each load has one fixed stride.
+template <int H, int DIM, class T>
+inline void dots_of(const T *queries, const T *keys, int64_t any_dim, f32x16 *products) {
     using D = Dot<T>;
-    f32x16 quads[H][4];
-    for (int quad = 0; quad < 4; ++quad, keys += 4 * dim) {
-        f32x16 sums[H][4] = {};
+    const int64_t dim = DIM ? DIM : any_dim;
+    f32x16 sums[H][LANES];
+#pragma GCC unroll 1
+    for (int t = 0; t < LANES; ++t, keys += dim) {
+        f32x16 sum[H] = {};
         int64_t d = 0;
+#pragma GCC unroll 8
         for (; d + D::WIDTH <= dim; d += D::WIDTH)
-            for (int h = 0; h < H; ++h)
-                for (int t = 0; t < 4; ++t) sums[h][t] = D::step(sums[h][t], queries + h * dim + d, keys + t * dim + d);
+            for (int h = 0; h < H; ++h) sum[h] = D::step(sum[h], queries + h * dim + d, keys + d);
         if (d < dim)  // half a step, as dim is a multiple of 16
-            for (int h = 0; h < H; ++h)
-                for (int t = 0; t < 4; ++t) sums[h][t] += load16(queries + h * dim + d) * load16(keys + t * dim + d);
-        for (int h = 0; h < H; ++h) quads[h][quad] = sums4(sums[h][0], sums[h][1], sums[h][2], sums[h][3]);
+            for (int h = 0; h < H; ++h) sum[h] += load16(queries + h * dim + d) * load16(keys + d);
+        for (int h = 0; h < H; ++h) sums[h][t] = sum[h];
     }
-    for (int h = 0; h < H; ++h) products[h] = sums4x4(quads[h]);
+    for (int h = 0; h < H; ++h) products[h] = sums16(sums[h]);
+}
+
+template <int H, class T> inline void dots(const T *queries, const T *keys, int64_t dim, f32x16 *products) {
+    if (dim == 64) dots_of<H, 64>(queries, keys, dim, products);
+    else if (dim == 128) dots_of<H, 128>(queries, keys, dim, products);
+    else dots_of<H, 0>(queries, keys, dim, products);
 }
 
 // The hardware follows neither jumps between spans nor page borders: ask for rows of the block after this one.
@@ -226,12 +144,13 @@ template <class T> class Worker {
         load_queries(item);
         const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
         const T *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
-        Cursor cursor(problem.spans_of(item), begin, end);
+        // One page of keys: the block in work and the one being prefetched share the L1 cache.
+        const int64_t tiles = std::clamp<int64_t>(4096 / (LANES * dim * sizeof(T)), 1, Block::MOST_TILES);
+        Cursor cursor(problem.spans_of(item), begin, end, (int)tiles);
         for (Block block = cursor.next(); block.size;) {
             const Block after = cursor.next();
-            logits(item, keys, block, after);
+            logits(item, keys, values, block, after);
             for (int64_t h = 0; h < heads; ++h) softmax(h, block, state);
-            for (int i = 0; i < after.size; ++i) prefetch(values, dim, after.tiles[i]);
             for_head_tiles(heads, [&](int64_t h, auto tile) {
                 weigh_columns<tile.value>(&weights[h * Block::TOKENS], values, dim, block, state.output + h * dim);
             });
@@ -264,12 +183,16 @@ template <class T> class Worker {
             }
     }
 
-    // Logits of all heads for the keys of a block into weights[h][...]; lanes without a key become -inf.
-    void logits(int64_t item, const T *keys, const Block &block, const Block &after) {
+    // Logits of all heads for the keys of a block into weights[h][...]; lanes without a key become -inf. While this
+    // works, the rows of the next block are on their way.
+    void logits(int64_t item, const T *keys, const T *values, const Block &block, const Block &after) {
         for (int i = 0; i < block.size; ++i) {
             const Tile &tile = block.tiles[i];
             if (problem.cos) rotate_queries(item, tile.position);
-            if (i < after.size) prefetch(keys, dim, after.tiles[i]);
+            if (i < after.size) {
+                prefetch(keys, dim, after.tiles[i]);
+                prefetch(values, dim, after.tiles[i]);
+            }
             const T *rows = keys + tile.token * dim;
             if (tile.count < LANES) {
                 std::copy_n(rows, tile.count * dim, padded.data());
@@ -300,15 +223,14 @@ template <class T> class Worker {
             const f32x16 x = load16(w + i * LANES);
             peak = x > peak ? x : peak;
         }
-        const float largest = max16(peak);
-        if (largest > state.largest[h]) state.raise(h, largest);
-        f32x16 total = broadcast(0.f);
+        if (any(peak > state.largest[h])) state.raise(h, max16(peak));
+        f32x16 total = load16(state.totals + h * LANES);
         for (int i = 0; i < block.size; ++i) {
             const f32x16 x = exp2_16(load16(w + i * LANES) - state.largest[h]);
             store16(w + i * LANES, x);
             total += x;
         }
-        state.total[h] += sum16(total);
+        store16(state.totals + h * LANES, total);
     }
 
     const Problem<T> &problem;

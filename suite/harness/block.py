@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from suite.harness import machine
 from suite.harness.contender import Contender
 from suite.harness.gates import GateRequests, Gates, resident
 from suite.harness.gpu import GpuSampler
+from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Gate, KVSample, Noise, PhaseCount, Sample, Status, UnitResult
 from suite.harness.meter import RequestMeter
 from suite.harness.noise import judge
@@ -72,17 +71,6 @@ class Setting:
     tick: Callable[[str], None] = lambda activity: None
 
 
-@contextmanager
-def quiet_heap() -> Iterator[None]:
-    """No garbage collection inside; what earlier turns left behind is collected before the clock starts."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def turns(
     requests: Sequence[Request], units: Sequence[Unit], repeats: int, batch: int
 ) -> Iterator[tuple[int, Unit, list[Request]]]:
@@ -108,6 +96,7 @@ class BlockRun:
         self._setting = setting
         self._spec = units[0].spec
         self._turn = 0
+        self.ready_s = 0.0
         self._started_at = now()
 
     def results(self) -> list[UnitResult]:
@@ -133,6 +122,7 @@ class BlockRun:
 
     def _make_ready(self) -> None:
         """Preparation, gates and warm-up, once per method and run: they depend on method and model, not on the task."""
+        start = time.perf_counter()
         gate_requests = GateRequests.of(self._requests[0], self._setting.model)
         gates = Gates(gate_requests, self._units[0].entrant.contender)
         for unit in self._units:
@@ -140,6 +130,7 @@ class BlockRun:
             self._guarded(unit, _ready, gates, gate_requests.long)
             unit.gates += unit.entrant.gates
             unit.error = unit.error or unit.entrant.error
+        self.ready_s = time.perf_counter() - start
 
     def _time(self) -> None:
         protocol, batch = self._spec.protocol, self._spec.engine.batch_size

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from suite.errors import UnitError
 from suite.harness.contender import Contender
-from suite.harness.gates import GateRequests
+from suite.harness.gates import GATE_NEW_TOKENS, GATE_PROMPT_TOKENS, GateRequests
 from suite.harness.meter import RequestMeter
 from suite.harness.options import make_workload
 from suite.harness.plan import Block, Plan, contender_id
@@ -17,7 +18,7 @@ from workloads.schema import Request, truncate_middle
 if TYPE_CHECKING:
     from suite.models.language_model import LanguageModel
 
-PROBE_TOKENS = (256, 1024)
+PROBE_TOKENS = (GATE_PROMPT_TOKENS // 4, GATE_PROMPT_TOKENS)
 COUNTING_FACTOR = 2.0  # a counted request takes about this many times as long as a timed one
 GATE_RUNS = 5  # prompts of gate length that gates and warm-up run per method
 
@@ -77,12 +78,14 @@ def fit(plan: Plan, contenders: Mapping[str, Contender], model: LanguageModel) -
     """
     if plan.budget_s is None:
         return plan
+    start = time.perf_counter()
     first = next(_requests(plan.blocks[0]))
     rates = {name: probe(contender, first) for name, contender in contenders.items()}
-    gates_s = GATE_RUNS * sum(rate.seconds(PROBE_TOKENS[1], PROBE_TOKENS[0] // 32) for rate in rates.values())
+    gates_s = GATE_RUNS * sum(rate.seconds(GATE_PROMPT_TOKENS, GATE_NEW_TOKENS) for rate in rates.values())
+    left_s = plan.budget_s - gates_s - (time.perf_counter() - start)
     costs = [_Costs(block, rates, model) for block in plan.blocks]
     limit = plan.limit if plan.limit is not None else plan.blocks[0].workload.limit
-    return _chosen(plan, costs, plan.budget_s - gates_s, limit)
+    return _chosen(plan, costs, left_s, limit)
 
 
 class _Costs:

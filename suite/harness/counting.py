@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
 from kernels.counting import Counter, counting
-from suite.harness.measurement import OpCount, Phase, PhaseCount
+from suite.harness.measurement import KVSample, OpCount, Phase, PhaseCount
 from suite.harness.meter import CountingMeter, Step
 
-ModelCost = Callable[[Phase, Sequence[Step]], tuple[float, float]]
-"""(phase, its forward passes) -> modelled FLOPs and bytes of them all."""
+ModelCost = Callable[[Phase, Sequence[Step], Sequence[KVSample]], tuple[float, float]]
+"""(phase, its forward passes, what the counted requests kept and read) -> modelled FLOPs and bytes of all passes."""
 
 aten = torch.ops.aten
 
@@ -57,13 +57,12 @@ class Tally:
         for op, cost in counter.costs.items():
             self.add(f"kernels.{op}", cost.flops, cost.read_bytes, cost.write_bytes, counter.calls[op])
 
-    def records(self) -> tuple[OpCount, ...]:
-        """One record per operator, the one that moved most bytes first."""
-        rows = sorted(self._rows.items(), key=lambda item: -(item[1][2] + item[1][3]))
-        return tuple(
+    def records(self) -> list[OpCount]:
+        """One record per operator."""
+        return [
             OpCount(op=op, calls=int(calls), flops=flops, read_bytes=read, write_bytes=written)
-            for op, (calls, flops, read, written) in rows
-        )
+            for op, (calls, flops, read, written) in self._rows.items()
+        ]
 
 
 class DispatchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -131,11 +130,11 @@ def _bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
             return _touched(inputs[1:]) + _touched(outputs), _touched(outputs)
         return _touched(inputs), _touched(outputs)
     if packet in _SCATTERS:
-        moved = _touched(inputs[-1:])
-        return _touched(inputs[1:]), moved
+        return _touched(inputs[1:]), _touched(inputs[-1:])
     targets = _written(schema, args, kwargs)
-    sources = [tensor for tensor in inputs if not any(tensor is target for target in targets)]
-    return _touched(sources if packet in _OVERWRITES or schema.name.endswith("_out") else inputs), _touched(targets)
+    if packet in _OVERWRITES or "out" in schema.overload_name:
+        inputs = [tensor for tensor in inputs if not any(tensor is target for target in targets)]
+    return _touched(inputs), _touched(targets)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -218,8 +217,8 @@ class CountingPass:
     def _phase_count(self, phase: Phase, model_cost: ModelCost | None) -> PhaseCount:
         steps = self.meter.steps[phase]
         kernels = self._kernels[phase].records()
-        ops = (*self._torch[phase].records(), *kernels)
-        flops, moved = model_cost(phase, steps) if model_cost is not None else (0.0, 0.0)
+        ops = sorted([*self._torch[phase].records(), *kernels], key=lambda op: -_moved([op]))
+        flops, moved = model_cost(phase, steps, self.meter.kv_samples()) if model_cost is not None else (0.0, 0.0)
         return PhaseCount(
             phase=phase,
             steps=len(steps),
@@ -230,7 +229,7 @@ class CountingPass:
             kernel_bytes=_moved(kernels),
             modelled_flops=flops,
             modelled_bytes=moved,
-            ops=ops,
+            ops=tuple(ops),
         )
 
 

@@ -34,10 +34,11 @@ class GateRequests:
     @classmethod
     def of(cls, request: Request, model: LanguageModel) -> GateRequests:
         """`long` is cut in the middle, `short` keeps the first words, `forced` scores the prompt's own last words."""
-        text, _ = truncate_middle(request.prompt, min(GATE_PROMPT_TOKENS, model.window // 2), model.tokenizer)
+        whole = " ".join(filter(None, (request.prompt, request.target)))  # a scored text may have no prompt to speak of
+        text, _ = truncate_middle(whole, min(GATE_PROMPT_TOKENS, model.window // 2), model.tokenizer)
         plain = {"target": None, "stop": (), "temperature": 0.0, "truncation": "middle"}
         long = {**plain, "id": "gate/long", "prompt": text, "max_new_tokens": GATE_NEW_TOKENS}
-        start = " ".join(request.prompt.split()[:SHORT_WORDS])[: SHORT_WORDS * WORD_CHARACTERS] or "."
+        start = " ".join(whole.split()[:SHORT_WORDS])[: SHORT_WORDS * WORD_CHARACTERS] or "."
         short = {**plain, "id": "gate/short", "prompt": start, "chat": False, "max_new_tokens": SHORT_NEW_TOKENS}
         target = " " + " ".join(text.split()[-TARGET_WORDS:])[-TARGET_WORDS * WORD_CHARACTERS :]
         return cls(

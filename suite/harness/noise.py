@@ -16,8 +16,8 @@ from suite.harness import threads as thread_pool
 from suite.harness.measurement import Noise, Sample
 
 STEAL_LIMIT = 0.01  # share of the CPU time this machine asked for that the hypervisor gave to others
-OTHER_LOAD_LIMIT = 0.10  # cores kept busy by other processes
-OTHER_LOAD_MIN_S = 0.05  # /proc/stat counts in ticks of 10 ms: less than this is not evidence
+LOAD_LIMIT = 0.10  # cores kept busy by other processes
+LOAD_MIN_S = 0.05  # /proc/stat counts in ticks of 10 ms: less than this is not evidence
 SPREAD_LIMIT = 0.15  # robust relative standard deviation of the normalised times
 
 _MIN_REPEATS = 4
@@ -66,7 +66,7 @@ class Disturbance:
     @property
     def other_load(self) -> float:
         """Cores that other processes kept busy, on average."""
-        if self.other_s < OTHER_LOAD_MIN_S or self.wall_s <= 0:
+        if self.other_s < LOAD_MIN_S or self.wall_s <= 0:
             return 0.0
         return self.other_s / self.wall_s
 
@@ -99,9 +99,9 @@ def reasons(noise: Noise, cores: int) -> tuple[str, ...]:
             f"the hypervisor took {noise.steal_share:.1%} of the CPU time (limit {STEAL_LIMIT:.0%}); "
             "run again on a quieter or a dedicated machine."
         )
-    if noise.other_load > OTHER_LOAD_LIMIT:
+    if noise.other_load > LOAD_LIMIT:
         found.append(
-            f"other processes kept {noise.other_load:.2f} cores busy (limit {OTHER_LOAD_LIMIT:.2f}); "
+            f"other processes kept {noise.other_load:.2f} cores busy (limit {LOAD_LIMIT:.2f}); "
             "stop them (`top` names them) and run again."
         )
     if noise.spread > SPREAD_LIMIT:
@@ -133,7 +133,7 @@ def _step_ratios(samples: Sequence[Sample]) -> list[float]:
     for sample in samples:
         if len(sample.itl_ms) < 2:
             continue
-        floor = _SAME_STEP * statistics.quantiles(sample.itl_ms, n=10)[-1]
+        floor = _SAME_STEP * sorted(sample.itl_ms)[int(0.9 * (len(sample.itl_ms) - 1))]
         steps = [gap for gap in sample.itl_ms if gap > floor]
         middle = statistics.median(steps) if steps else 0.0
         ratios += [gap / middle for gap in steps if middle > 0]

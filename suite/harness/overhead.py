@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from suite.harness.block import quiet_heap, sample
+from suite.harness.block import sample
 from suite.harness.contender import Contender
+from suite.harness.heap import frozen_heap, quiet_heap
 from suite.harness.measurement import Sample
 from suite.harness.meter import RequestMeter
 from suite.harness.telemetry import UnitTelemetry
@@ -62,10 +63,11 @@ def harness_overhead(tokens: int = TOKENS, turns: int = TURNS) -> Overhead:
     telemetry = UnitTelemetry(None)
     request = Request(id="null", task="null", prompt="", metric="none", max_new_tokens=tokens)
     times, samples = [], []
-    for turn in range(turns):
-        start = time.perf_counter()
-        samples.append(_turn(contender, request, telemetry, turn))
-        times.append((time.perf_counter() - start) * 1e6 / tokens)
+    with frozen_heap():
+        for turn in range(turns):
+            start = time.perf_counter()
+            samples.append(_turn(contender, request, telemetry, turn))
+            times.append((time.perf_counter() - start) * 1e6 / tokens)
     meter_us = median(one.e2el_ms for one in samples) * 1e3 / tokens
     return Overhead(median(times), meter_us, tokens)
 

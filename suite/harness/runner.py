@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from suite.harness import machine
 from suite.harness.block import BlockRun, Entrant, Setting, Unit
 from suite.harness.contender import Contender
 from suite.harness.gpu import GpuSampler
+from suite.harness.heap import frozen_heap
 from suite.harness.measurement import UnitResult
 from suite.harness.options import make_workload
 from suite.harness.plan import Block, Plan, contender_id
@@ -92,17 +91,6 @@ def run_blocks(plan: Plan, sweep: str, bench: Bench) -> Outcome:
     return outcome
 
 
-@contextmanager
-def frozen_heap() -> Iterator[None]:
-    """Keeps what is already loaded out of the collections before each turn, which then take microseconds."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 class _Run:
     """The state of one `run_blocks`."""
 
@@ -111,7 +99,7 @@ class _Run:
         self._entrants = {name: Entrant(contender) for name, contender in bench.contenders.items()}
         self._tracker = Tracker(plan.blocks, bench.listener)
         self._outcome = Outcome(notes=list(plan.notes))
-        self._measured_s = self._estimated_s = 0.0
+        self._spent_s = self._paced_s = self._estimated_s = 0.0
         self.done = 0
 
     def execute(self, gpus: GpuSampler) -> Outcome:
@@ -130,11 +118,14 @@ class _Run:
         return self._outcome
 
     def _over_budget(self, block: Block) -> bool:
-        """True when this block would end beyond the budget, judging by how the estimates did so far."""
+        """True when this block would end beyond the budget, judging by how the estimates did so far.
+
+        What the gates took belongs to what is spent, but says nothing about the blocks to come.
+        """
         if self._plan.budget_s is None or self._estimated_s == 0:
             return False
-        predicted_s = block.estimate_s * self._measured_s / self._estimated_s
-        return self._measured_s + predicted_s > self._plan.budget_s
+        predicted_s = block.estimate_s * self._paced_s / self._estimated_s
+        return self._spent_s + predicted_s > self._plan.budget_s
 
     def _execute(self, block: Block, setting: Setting) -> None:
         workload = make_workload(block.workload)
@@ -151,10 +142,13 @@ class _Run:
             Unit(spec, key, self._entrants[contender_id(spec.method)], UnitTelemetry(setting.energy))
             for spec, key in zip(block.units, keys, strict=True)
         ]
-        results = BlockRun(name, units, workload, _requests(workload, block.units[0]), setting).results()
+        run = BlockRun(name, units, workload, _requests(workload, block.units[0]), setting)
+        results = run.results()
         self._bench.store.add_units(results, self._sweep)
         self._outcome.units += results
-        self._measured_s += time.perf_counter() - start
+        taken_s = time.perf_counter() - start
+        self._spent_s += taken_s
+        self._paced_s += taken_s - run.ready_s
         self._estimated_s += block.estimate_s
         self._tracker.end(block, measured=True)
 

@@ -204,7 +204,7 @@ def causal_attention(
         return functional.scaled_dot_product_attention(
             q[None], keys[None], values[None], attn_mask=allowed, scale=scale, enable_gqa=True
         )[0]
-    grouped = q.float().view(keys.shape[0], -1, T, q.shape[2])
+    grouped = q.float().view(len(keys), len(q) // len(keys), T, q.shape[2])  # T is 0 for a row that has ended
     logits = softcap * torch.tanh(grouped @ keys.float().transpose(1, 2)[:, None] * (scale / softcap))
     weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
     return (weights @ values.float()[:, None]).view(q.shape).to(q.dtype)

@@ -29,7 +29,9 @@ class Sampler:
         ]
 
     def _draw(self, row: int, logits: Tensor, request: Request) -> int:
-        probabilities = restrict(logits / request.temperature, request.top_k, request.top_p)
+        # Relative to the largest logit, so that a tiny temperature gives -inf and never inf.
+        scaled = (logits - logits.max()) / request.temperature
+        probabilities = restrict(scaled, request.top_k, request.top_p)
         return int(torch.multinomial(probabilities, 1, generator=self._generators[row]))
 
 

@@ -88,7 +88,7 @@ def train(recipe: Recipe[Model], output: Path, progress: Callback) -> Manifest:
 
     Ctrl-C ends training early: the best weights so far are written, and the outcome says "interrupted".
     """
-    pass
+    check_output(output)
     with _reproducible(recipe.plan):
         run = _Run(recipe, progress)
         outcome = run.execute()

@@ -137,7 +137,7 @@ class Restless(Exact):
 
     def tokens(self, request: Request) -> list[int]:
         Restless.calls += 1
-        return [*super().tokens(request)[:-1], Restless.calls]
+        return [*super().tokens(request)[:-1], 100 + Restless.calls]
 
 
 class Poisoned(Exact):
@@ -277,20 +277,38 @@ def run(wished: Wishes, store: Store, **changes: Any) -> Outcome:
     return run_blocks(made, start_sweep(store, made), ready)
 
 
-def unit(key: str = "k0", block: str = "b0", *, status: Any = "ok", text: str = "", method: str = "dense") -> UnitResult:
+def unit(
+    key: str = "k0", block: str = "b0", *, status: Any = "ok", text: str = "", method: str = "dense"
+) -> UnitResult:
     """A stored unit with one sample."""
     spec = RunSpec(
-        workload=WorkloadSpec(name="tasks", task="a", limit=1), method=MethodSpec(name=method), model=ModelSpec(name="m")
+        workload=WorkloadSpec(name="tasks", task="a", limit=1),
+        method=MethodSpec(name=method),
+        model=ModelSpec(name="m"),
     )
-    return UnitResult(key=key, block=block, spec=spec, status=status, samples=(timing(text=text),), machine_id="machine")
+    return UnitResult(
+        key=key, block=block, spec=spec, status=status, samples=(timing(text=text),), machine_id="machine"
+    )
 
 
-def timing(request: str = "r0", *, itl_ms: Sequence[float] = (1.0, 1.0), ttft_ms: float = 5.0, text: str = "") -> Sample:
+def timing(
+    request: str = "r0", *, itl_ms: Sequence[float] = (1.0, 1.0), ttft_ms: float = 5.0, text: str = ""
+) -> Sample:
     """A sample with these gaps between its tokens."""
     return Sample(
-        request_id=request, task="a", repeat=0, turn=0, prompt_tokens=3, token_ids=tuple(range(len(itl_ms) + 1)),
-        text=text, stop_reason="length", ttft_ms=ttft_ms, itl_ms=tuple(itl_ms), e2el_ms=ttft_ms + sum(itl_ms), score=1.0,
-    )  # fmt: skip
+        request_id=request,
+        task="a",
+        repeat=0,
+        turn=0,
+        prompt_tokens=3,
+        token_ids=tuple(range(len(itl_ms) + 1)),
+        text=text,
+        stop_reason="length",
+        ttft_ms=ttft_ms,
+        itl_ms=tuple(itl_ms),
+        e2el_ms=ttft_ms + sum(itl_ms),
+        score=1.0,
+    )
 
 
 def quiet(**changes: Any) -> Noise:

@@ -55,33 +55,36 @@ def test_a_module_counts_its_parameters_once() -> None:
     assert (read, written) == (parameters + 4 * T * (IN + OUT), 4 * T * (OUT + IN))
 
 
-CASES: dict[str, tuple[Callable[[], Callable[[], object]], int, int]] = {
-    "addition": (lambda: (lambda a=zeros(10), b=zeros(10): a + b), 80, 40),
-    "the same operand twice": (lambda: (lambda a=zeros(10): a * a), 40, 40),
-    "an expanded operand": (lambda: (lambda a=zeros(10, 1): a.expand(10, 8) + 1), 40, 320),
-    "two views of one storage": (lambda: (lambda a=zeros(10): a[:5] + a[5:]), 40, 20),
-    "overlapping views": (lambda: (lambda a=zeros(10): a[:8] + a[2:]), 40, 32),
-    "views are free": (lambda: (lambda a=zeros(4, 6): a.view(24)[3:9].unsqueeze(0).T), 0, 0),
-    "a reshape that copies": (lambda: (lambda a=zeros(4, 6): a.T.reshape(24)), 96, 96),
-    "an empty tensor": (lambda: (lambda: torch.empty(1000)), 0, 0),
-    "zeros": (lambda: (lambda: torch.zeros(10)), 0, 40),
-    "in place": (lambda: (lambda a=zeros(10), b=zeros(10): a.add_(b)), 80, 40),
-    "a fill": (lambda: (lambda a=zeros(10): a.fill_(1)), 0, 40),
-    "a copy into a slice": (lambda: (lambda a=zeros(100), b=zeros(10): a[5:15].copy_(b)), 40, 40),
-    "an out argument": (lambda: (lambda a=zeros(10), b=zeros(10), c=zeros(10): torch.add(a, b, out=c)), 80, 40),
-    "embedding rows": (lambda: (lambda w=zeros(1000, 8), i=torch.tensor([1, 2, 3]): functional.embedding(i, w)), 24 + 96, 96),
-    "indexed rows": (lambda: (lambda w=zeros(1000, 8), i=torch.tensor([1, 2, 3]): w[i]), 24 + 96, 96),
-    "indexed assignment": (
-        lambda: (lambda w=zeros(1000, 8), i=torch.tensor([1, 2]), v=zeros(2, 8): w.index_put_((i,), v)), 16 + 64, 64,
-    ),
-    "concatenation": (lambda: (lambda a=zeros(10), b=zeros(6): torch.cat([a, b])), 64, 64),
-}  # fmt: skip
+TEN, SIX, TABLE, THREE = zeros(10), zeros(6), zeros(1000, 8), zeros(3, 8)
+IDS = torch.tensor([1, 2, 3])  # 24 bytes
+ROWS = 3 * 8 * 4  # bytes of three rows of TABLE
+
+CASES: dict[str, tuple[Callable[[], object], int, int]] = {
+    "addition": (lambda: TEN + TABLE.view(-1)[:10], 80, 40),
+    "the same operand twice": (lambda: TEN * TEN, 40, 40),
+    "an expanded operand": (lambda: TEN[:, None].expand(10, 8) + 1, 40, 320),
+    "two views of one storage": (lambda: TEN[:5] + TEN[5:], 40, 20),
+    "overlapping views": (lambda: TEN[:8] + TEN[2:], 40, 32),
+    "views": (lambda: TABLE.view(4, 2000)[1:3].unsqueeze(0).mT, 0, 0),
+    "a reshape that copies": (lambda: TEN.view(2, 5).T.reshape(10), 40, 40),
+    "a reshape that does not": (lambda: TEN.view(2, 5).reshape(5, 2), 0, 0),
+    "an empty tensor": (lambda: torch.empty(1000), 0, 0),
+    "zeros": (lambda: torch.zeros(10), 0, 40),
+    "in place": (lambda: TEN.add_(TEN), 40, 40),
+    "a fill": (lambda: TEN.fill_(0), 0, 40),
+    "a copy into a slice": (lambda: TABLE[0, :6].copy_(SIX), 24, 24),
+    "an out argument": (lambda: torch.add(TEN, 1, out=TABLE.view(-1)[:10]), 40, 40),
+    "embedding rows": (lambda: functional.embedding(IDS, TABLE), 24 + ROWS, ROWS),
+    "indexed rows": (lambda: TABLE[IDS], 24 + ROWS, ROWS),
+    "indexed assignment": (lambda: TABLE.index_put_((IDS,), THREE), 24 + ROWS, ROWS),
+    "concatenation": (lambda: torch.cat([TEN, SIX]), 64, 64),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bytes_of_an_operator(name: str) -> None:
-    make, read, written = CASES[name]
-    assert total(make())[1:] == (read, written)
+    work, read, written = CASES[name]
+    assert total(work)[1:] == (read, written)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,9 @@ def test_phases_steps_and_kernels_are_kept_apart() -> None:
             meter.step(1, context)
             kernel_counting.record("gemv", Cost(10, 5, 1))
             a + a
-    prefill, decode = counted.phases(lambda phase, steps: (len(steps), sum(step.context_tokens for step in steps)))
+    prefill, decode = counted.phases(
+        lambda phase, steps, kv: (len(steps) + len(kv), sum(step.context_tokens for step in steps))
+    )
     assert (prefill.steps, prefill.tokens, prefill.context_tokens_mean, prefill.flops) == (1, 7, 7, 100)
     assert (prefill.counted_bytes, prefill.kernel_bytes) == (33, 33)
     assert (decode.steps, decode.tokens, decode.context_tokens_mean) == (2, 2, 8.5)

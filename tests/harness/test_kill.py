@@ -58,5 +58,7 @@ def test_a_killed_sweep_resumes_without_losing_or_repeating(tmp_path: Path) -> N
         assert store.pending_sweep() is None
     assert {key: after[key] for key in before} == before
     assert sorted(unit.spec.workload.task for unit in after.values()) == sorted("aabbccddee")
-    repeated = {line.split()[1][0] for line in (tmp_path / "second.log").read_text().splitlines() if "gate/" not in line}
+    repeated = {
+        line.split()[1][0] for line in (tmp_path / "second.log").read_text().splitlines() if "gate/" not in line
+    }
     assert repeated == set("abcde") - set(survived)

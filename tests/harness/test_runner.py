@@ -6,6 +6,7 @@ import pytest
 
 from suite.errors import InputError
 from suite.harness import block as block_module
+from suite.harness.heap import quiet_heap
 from suite.harness.plan import plan
 from suite.harness.progress import Progress
 from suite.harness.runner import InterruptedSweepError, pending, run_blocks, start_sweep
@@ -59,7 +60,9 @@ def test_requests_of_a_batch_run_together(store: Store) -> None:
 def test_sampling_of_the_spec_reaches_the_requests(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     tokens = support.Exact.tokens
-    monkeypatch.setattr(support.Exact, "tokens", lambda self, r: [seen.append((r.id, r.temperature)), *tokens(self, r)][1:])
+    monkeypatch.setattr(
+        support.Exact, "tokens", lambda self, r: [seen.append((r.id, r.temperature)), *tokens(self, r)][1:]
+    )
     run(wishes("dense", sampling=Sampling(temperature=0.7)), store)
     assert ("a/0", 0.7) in seen
     assert ("gate/long", 0.0) in seen
@@ -68,7 +71,7 @@ def test_sampling_of_the_spec_reaches_the_requests(store: Store, monkeypatch: py
 def test_garbage_collection_is_off_while_timing_and_on_afterwards() -> None:
     import gc
 
-    with block_module.quiet_heap():
+    with quiet_heap():
         assert not gc.isenabled()
     assert gc.isenabled()
 

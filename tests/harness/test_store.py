@@ -59,7 +59,9 @@ def test_units_are_filtered(store: Store, name: str, value: str, keys: list[str]
 
 def test_a_block_is_written_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.add_units([unit("k0")], "s")
-    store._connection.execute("CREATE TRIGGER no BEFORE INSERT ON units WHEN NEW.key = 'k3' BEGIN SELECT RAISE(ABORT, 'x'); END")
+    store._connection.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON units WHEN NEW.key = 'k3' BEGIN SELECT RAISE(ABORT, 'x'); END"
+    )
     with pytest.raises(InputError):
         store.add_units([unit("k1"), unit("k2"), unit("k3")], "s")
     assert [one.key for one in store.units()] == ["k0"]

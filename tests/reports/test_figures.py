@@ -1,0 +1,82 @@
+"""The interactive figures: what they hold, and that an empty one is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from analysis.report_data import Latencies, ReportData
+from reports import figures
+from reports.style import NEUTRAL
+
+
+def test_contest_figures(data: ReportData) -> None:
+    drawn = figures.contest_figures(data.contests[0])
+    assert list(drawn) == [
+        "speedups", "first token", "inter-token", "cache", "score and retention", "prediction", "task scores",
+    ]  # fmt: skip
+
+
+def test_speedups_show_the_ratio_and_its_interval(data: ReportData) -> None:
+    rows = data.contests[0].rows
+    figure = figures.contest_figures(data.contests[0])["speedups"]
+    decode = figure.data[0]
+    ratio = next(row for row in rows if row.label == "longheads").ratios["tpot"]
+    assert list(decode.y) == ["longheads", "streaming"]
+    assert decode.x[0] == pytest.approx(ratio.value)
+    assert decode.x[0] + decode.error_x.array[0] == pytest.approx(ratio.high)
+    assert decode.x[0] - decode.error_x.arrayminus[0] == pytest.approx(ratio.low)
+
+
+def test_a_contest_of_one_method_has_no_speedups(data: ReportData) -> None:
+    contest = data.contests[0]
+    alone = dataclasses.replace(contest, rows=contest.rows[:1], latencies=(), task_scores=(), predictions=())
+    assert set(figures.contest_figures(alone)) == {"cache", "score and retention"}
+
+
+def test_the_curve_is_the_distribution_of_the_gaps() -> None:
+    figure = figures.inter_token([Latencies("m", (1.0,), tuple(float(gap) for gap in range(1001)), 0)], {"m": NEUTRAL})
+    assert figure is not None
+    (curve,) = figure.data
+    assert len(curve.x) == figures.CURVE_POINTS
+    assert curve.x[-1] == 1000.0
+    assert curve.x[len(curve.x) // 2] == pytest.approx(1000 * curve.y[len(curve.y) // 2])
+
+
+def test_the_roof_bends_at_its_ridge(data: ReportData) -> None:
+    figure = figures.roofline(data.roofs, data.points)
+    assert figure is not None
+    memory = figure.data[0]
+    ridge = 500 / 32
+    index = list(memory.x).index(ridge)
+    assert memory.y[index] == pytest.approx(500)
+    assert memory.y[index - 1] == pytest.approx(memory.x[index - 1] * 32)
+    assert max(memory.y) == 500
+
+
+def test_prefill_and_decode_points_per_method(data: ReportData) -> None:
+    figure = figures.roofline(data.roofs, data.points)
+    assert figure is not None
+    names = {trace.name for trace in figure.data if trace.mode == "markers"}
+    methods = ("dense", "longheads", "streaming")
+    assert names == {f"{method}, {phase}" for method in methods for phase in ("prefill", "decode")}
+    assert sum(len(trace.x) for trace in figure.data if trace.mode == "markers") == len(data.points)
+    unstable = next(trace for trace in figure.data if trace.name == "longheads, decode")
+    assert sorted(set(unstable.marker.opacity)) == [figures.FADED, 0.9]
+
+
+def test_a_roof_without_points_and_points_without_a_roof(data: ReportData) -> None:
+    assert figures.roofline(data.roofs, ()) is not None
+    assert figures.roofline((), data.points) is not None
+    assert figures.roofline((), ()) is None
+    assert figures.bandwidth(()) is None
+
+
+def test_parts_of_a_prediction_add_up_to_the_measured_time(data: ReportData) -> None:
+    predictions = data.contests[0].predictions
+    figure = figures.prediction(predictions)
+    assert figure is not None
+    first = [trace for trace in figure.data if trace.xaxis == "x"]
+    prefill = [p.measured_ms for p in predictions if p.phase == "prefill"]
+    assert [sum(parts) for parts in zip(*(trace.x for trace in first), strict=True)] == pytest.approx(prefill)
