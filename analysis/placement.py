@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from analysis import statistics
 from analysis.roofline.ceilings import Ceilings
@@ -115,23 +114,13 @@ def _place(
         phase=count.phase,
         flops=count.flops / passes,
         counted_bytes=bytes_per_pass,
-        modelled_bytes=_modelled_bytes(unit, count, passes),
+        modelled_bytes=count.modelled_bytes / passes if count.modelled_bytes else None,
         measured_ms=measured_ms,
         machine=machine or None,
         predicted_ms=None if predicted_s is None else 1e3 * predicted_s / passes,
         launch_ms=None if launch_s is None else 1e3 * launch_s / passes,
         cache_resident=bytes_per_pass < llc,
     )
-
-
-def _modelled_bytes(unit: UnitResult, count: PhaseCount, passes: int) -> float | None:
-    """The dense model's bytes of a pass, less the keys that the method skips in decode."""
-    if not count.modelled_bytes:
-        return None
-    skipped = 0.0
-    if count.phase == "decode" and unit.kv:
-        skipped = fmean((1 - kv.selected_retention) * kv.full_bytes for kv in unit.kv)
-    return count.modelled_bytes / passes - skipped
 
 
 def _pass_ms(phase: Phase, samples: Sequence[Sample]) -> float | None:

@@ -117,6 +117,30 @@ def paired_ratio(baseline: Mapping[PairKey, float], method: Mapping[PairKey, flo
     return ratio_from_logs(pair_logs(baseline, method))
 
 
+def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
+    """mean(above) / mean(below) of two independent samples, with a percentile bootstrap interval over both.
+
+    None where either is empty or the mean below is not positive.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if not len(top) or not len(bottom) or bottom.mean() <= 0:
+        return None
+    value = float(top.mean() / bottom.mean())
+    n = min(len(top), len(bottom))
+    if n < 2:
+        return Estimate(value, None, None, n, "one sample, no interval")
+    with np.errstate(divide="ignore"):  # a resample of scores may be all zeros below
+        result = stats.bootstrap(
+            (top, bottom),
+            lambda x, y, axis: np.mean(x, axis=axis) / np.mean(y, axis=axis),
+            confidence_level=CONFIDENCE,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(SEED),
+        )
+    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high), n)
+
+
 def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:
     """Bootstrap interval of the mean: BCa, or percentile where BCa is undefined."""
     if len(data) < 2:
@@ -133,21 +157,3 @@ def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:
     )
     note = "" if len(data) >= 5 else f"only {len(data)} samples"
     return float(result.confidence_interval.low), float(result.confidence_interval.high), note
-
-
-def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
-    """mean(above) / mean(below) of two independent samples, with a percentile bootstrap interval over both.
-
-    None where either is empty or the mean below is not positive.
-    """
-    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
-    if not len(top) or not len(bottom) or bottom.mean() <= 0:
-        return None
-    value = float(top.mean() / bottom.mean())
-    if min(len(top), len(bottom)) < 2:
-        return Estimate(value, None, None, min(len(top), len(bottom)), "one sample, no interval")
-    rng = np.random.default_rng(SEED)
-    tops, bottoms = (x[rng.integers(len(x), size=(RESAMPLES, len(x)))].mean(axis=1) for x in (top, bottom))
-    with np.errstate(divide="ignore"):
-        low, high = np.quantile(tops / bottoms, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(low), float(high), min(len(top), len(bottom)))

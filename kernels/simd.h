@@ -236,7 +236,9 @@ template <> struct Dot<bf16> {
 // ---- threads ---------------------------------------------------------------------------------------------------
 
 // All threads or one: libgomp ends the threads that a smaller team leaves over and would start them anew next time.
-static inline int team(int64_t threads, int64_t work, int64_t worth_a_team) { return work < worth_a_team ? 1 : (int)threads; }
+static inline int team(int64_t threads, int64_t work, int64_t worth_a_team) {
+    return work < worth_a_team ? 1 : (int)threads;
+}
 
 // The part of `items` that thread `index` of `threads` does.
 struct Share {

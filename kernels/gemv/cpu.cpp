@@ -1,7 +1,8 @@
 // Few-row linear layers: y[n][o] = sum_i x[n][i] w[o][i] (+ bias[o] + residual[n][o]).
 //
-// The weights stream once. Sixteen outputs are made at a time: four weight rows against up to four x rows, so that
-// each weight vector loaded serves four x rows and up to sixteen sums are in flight. Threads own ranges of outputs.
+// The weights stream once, sixteen rows (outputs) at a time. One x row, or two short ones, take the weight rows one by
+// one, which is pure streaming; more take them in squares of four by four, so that each vector loaded is used four
+// times. Threads own ranges of outputs.
 #include "simd.h"
 
 #include <algorithm>
@@ -9,54 +10,89 @@
 
 namespace {
 
-constexpr int BLOCK = 16;   // outputs per block: one store of a vector
-constexpr int QUAD = 4;     // weight rows read side by side
-constexpr int MAX_X = 16;   // x rows served by one pass over a block of weights
+constexpr int BLOCK = 16;                  // outputs per block: one store of a vector
+constexpr int SIDE = 4;                    // x rows and weight rows of a tile
+constexpr int MAX_ROWS = 16;               // x rows served by one pass over the weights of a block
+constexpr int64_t CHUNK = 1024;            // features, so that many x rows stay in the L1 cache
+constexpr int64_t STREAM_BYTES = 4096;     // per x row, up to which two of them still stream
 constexpr int64_t WORTH_A_TEAM = 1 << 15;  // weight elements; below, waking the team takes longer than the work
 
-template <class T> struct Inputs {
+// x [rows][features] against `count` <= BLOCK weight rows [count][features].
+template <class T> struct Task {
     const T *x;
-    int64_t x_stride;
-    int64_t features;
+    int64_t x_stride, rows, features;
+    const T *weight;
+    int count;
 };
 
-// products[n][o] for X rows of x and W rows of weight; `products` has rows of BLOCK floats.
+// sums[j][k] += products of X rows of x with W weight rows from feature `begin` to `end`, in 16 partial sums each.
 template <int W, int X, class T>
-inline void tile(const T *x, const Inputs<T> &in, const T *weight, float *products) {
+inline void tile(const Task<T> &task, int64_t n, int o, int64_t begin, int64_t end, f32x16 (&sums)[X][W]) {
     using D = Dot<T>;
-    f32x16 sums[X][W] = {};
-    const int64_t whole = in.features / D::WIDTH * D::WIDTH;
-    for (int64_t i = 0; i < whole; i += D::WIDTH)
-        for (int n = 0; n < X; ++n)
-            for (int o = 0; o < W; ++o)
-                sums[n][o] = D::step(sums[n][o], weight + o * in.features + i, x + n * in.x_stride + i);
-    const int rest = (int)(in.features - whole);
-    for (int n = 0; n < X; ++n)
-        for (int o = 0; o < W; ++o) {
-            f32x16 sum = sums[n][o];
-            if (rest) sum = D::first(sum, weight + o * in.features + whole, x + n * in.x_stride + whole, rest);
-            products[n * BLOCK + o] = sum16(sum);
-        }
-}
-
-// W weight rows against all `rows` x rows.
-template <int W, class T>
-inline void strip(const Inputs<T> &in, int64_t rows, const T *weight, float *products) {
-    int64_t n = 0;
-    for (; n + 4 <= rows; n += 4) tile<W, 4>(in.x + n * in.x_stride, in, weight, products + n * BLOCK);
-    if (n + 2 <= rows) {
-        tile<W, 2>(in.x + n * in.x_stride, in, weight, products + n * BLOCK);
-        n += 2;
+    const T *x = task.x + n * task.x_stride, *weight = task.weight + o * task.features;
+    // Several streams at once are more than the hardware follows: ask for the next W rows, in the order of addresses.
+    const bool whole = end - begin == task.features;
+    const T *ahead = weight + W * task.features + begin;
+    const int64_t along = whole ? W : 1, across = whole ? D::WIDTH : task.features;
+    int64_t i = begin;
+    for (; i + D::WIDTH <= end; i += D::WIDTH) {
+        if (W > 1)
+            for (int k = 0; k < W; ++k) __builtin_prefetch(ahead + (i - begin) * along + k * across);
+        for (int j = 0; j < X; ++j)
+            for (int k = 0; k < W; ++k)
+                sums[j][k] = D::step(sums[j][k], weight + k * task.features + i, x + j * task.x_stride + i);
     }
-    if (n < rows) tile<W, 1>(in.x + n * in.x_stride, in, weight, products + n * BLOCK);
+    if (i < end)
+        for (int j = 0; j < X; ++j)
+            for (int k = 0; k < W; ++k)
+                sums[j][k] =
+                    D::first(sums[j][k], weight + k * task.features + i, x + j * task.x_stride + i, (int)(end - i));
 }
 
-// `count` <= BLOCK consecutive outputs for up to MAX_X rows.
-template <class T>
-inline void block(const Inputs<T> &in, int64_t rows, const T *weight, int count, float *products) {
-    int o = 0;
-    for (; o + QUAD <= count; o += QUAD) strip<QUAD>(in, rows, weight + o * in.features, products + o);
-    for (; o < count; ++o) strip<1>(in, rows, weight + o * in.features, products + o);
+// One weight row at a time.
+template <int X, class T> inline void stream(const Task<T> &task, float *products) {
+    f32x16 sums[X][BLOCK] = {};
+    for (int o = 0; o < task.count; ++o) {
+        f32x16 row[X][1] = {};
+        tile<1, X>(task, 0, o, 0, task.features, row);
+        for (int j = 0; j < X; ++j) sums[j][o] = row[j][0];
+    }
+    for (int j = 0; j < X; ++j) store16(products + j * BLOCK, sums16(sums[j]));
+}
+
+// W weight rows times X rows of x, added to their products.
+template <int W, int X, class T>
+inline void square(const Task<T> &task, int64_t n, int o, int64_t begin, int64_t end, float *products) {
+    f32x16 sums[X][W] = {};
+    tile<W, X>(task, n, o, begin, end, sums);
+    f32x16 padded[SIDE][SIDE] = {};
+    for (int j = 0; j < X; ++j)
+        for (int k = 0; k < W; ++k) padded[j][k] = sums[j][k];
+    float reduced[SIDE * SIDE];
+    store16(reduced, sums16(padded[0]));
+    for (int j = 0; j < X; ++j)
+        for (int k = 0; k < W; ++k) products[(n + j) * BLOCK + o + k] += reduced[j * SIDE + k];
+}
+
+template <int W, class T>
+inline void squares(const Task<T> &task, int o, int64_t begin, int64_t end, float *products) {
+    int64_t n = 0;
+    for (; n + SIDE <= task.rows; n += SIDE) square<W, SIDE>(task, n, o, begin, end, products);
+    for (; n + 2 <= task.rows; n += 2) square<W, 2>(task, n, o, begin, end, products);
+    if (n < task.rows) square<W, 1>(task, n, o, begin, end, products);
+}
+
+// products[n][o] for all x rows of the task, of which there are at most MAX_ROWS.
+template <class T> inline void multiply(const Task<T> &task, float *products) {
+    if (task.rows == 1) return stream<1>(task, products);
+    if (task.rows == 2 && task.features * sizeof(T) <= STREAM_BYTES) return stream<2>(task, products);
+    std::fill_n(products, task.rows * BLOCK, 0.f);
+    for (int64_t begin = 0; begin < task.features; begin += CHUNK) {
+        const int64_t end = std::min(begin + CHUNK, task.features);
+        int o = 0;
+        for (; o + SIDE <= task.count; o += SIDE) squares<SIDE>(task, o, begin, end, products);
+        for (; o < task.count; ++o) squares<1>(task, o, begin, end, products);
+    }
 }
 
 // Calls work(first_row, rows, first_output, count) for every block of the output, over the team.
@@ -65,9 +101,11 @@ template <class Work> void for_blocks(int64_t rows, int64_t features, int64_t ou
 #pragma omp parallel num_threads(team(threads, features * outputs, WORTH_A_TEAM))
     {
         const Share share(blocks, omp_get_thread_num(), omp_get_num_threads());
-        for (int64_t n = 0; n < rows; n += MAX_X)
-            for (int64_t b = share.begin; b < share.end; ++b)
-                work(n, std::min<int64_t>(MAX_X, rows - n), b * BLOCK, (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK));
+        for (int64_t n = 0; n < rows; n += MAX_ROWS)
+            for (int64_t b = share.begin; b < share.end; ++b) {
+                const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
+                work(n, std::min<int64_t>(MAX_ROWS, rows - n), b * BLOCK, count);
+            }
     }
 }
 
@@ -76,10 +114,11 @@ void gemv(const T *x, int64_t x_stride, const T *weight, const void *bias, int64
           int64_t residual_stride, O *out, int64_t out_stride, int64_t rows, int64_t features, int64_t outputs,
           int64_t threads) {
     for_blocks(rows, features, outputs, threads, [=](int64_t first, int64_t n_rows, int64_t o, int count) {
-        alignas(64) float products[MAX_X * BLOCK];
-        block(Inputs<T>{x + first * x_stride, x_stride, features}, n_rows, weight + o * features, count, products);
+        float products[MAX_ROWS * BLOCK];
+        multiply(Task<T>{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count}, products);
         f32x16 shift = broadcast(0.f);
-        if (bias) shift = bias_is_f32 ? load_first((const float *)bias + o, count) : load_first((const T *)bias + o, count);
+        if (bias && bias_is_f32) shift = load_first((const float *)bias + o, count);
+        else if (bias) shift = load_first((const T *)bias + o, count);
         for (int64_t n = 0; n < n_rows; ++n) {
             f32x16 y = load16(products + n * BLOCK) + shift;
             if (residual) y += load_first(residual + (first + n) * residual_stride + o, count);
@@ -92,10 +131,11 @@ template <class T>
 void gated_gemv(const T *x, int64_t x_stride, const T *weight, T *out, int64_t out_stride, int64_t activation,
                 int64_t rows, int64_t features, int64_t intermediate, int64_t threads) {
     for_blocks(rows, 2 * features, intermediate, threads, [=](int64_t first, int64_t n_rows, int64_t o, int count) {
-        alignas(64) float gates[MAX_X * BLOCK], ups[MAX_X * BLOCK];
-        const Inputs<T> in{x + first * x_stride, x_stride, features};
-        block(in, n_rows, weight + o * features, count, gates);
-        block(in, n_rows, weight + (intermediate + o) * features, count, ups);
+        float gates[MAX_ROWS * BLOCK], ups[MAX_ROWS * BLOCK];
+        Task<T> task{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count};
+        multiply(task, gates);
+        task.weight += intermediate * features;
+        multiply(task, ups);
         for (int64_t n = 0; n < n_rows; ++n) {
             const f32x16 gate = load16(gates + n * BLOCK);
             const f32x16 active = activation == 0 ? silu16(gate) : gelu_tanh16(gate);

@@ -50,7 +50,14 @@ def _print(findings: Sequence[Finding], as_json: bool) -> None:
         return
     columns = ["system", "claim", "paper", "measured", "verdict", "conditions"]
     rows = [
-        [f.slug, f.claim, f.paper, f"{interval(f.measured, f.low, f.high)} {f.unit}", f.verdict, f.conditions + (f" ({f.reason})" if f.reason else "")]
+        [
+            f.slug,
+            f.claim,
+            f.paper,
+            f"{interval(f.measured, f.low, f.high)} {f.unit}",
+            f.verdict,
+            f.conditions + (f" ({f.reason})" if f.reason else ""),
+        ]
         for f in findings
     ]
     table("claims ledger", columns, rows, left=99)

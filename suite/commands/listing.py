@@ -25,7 +25,12 @@ def show(kind: str, as_json: bool) -> int:
         print_json(rows)
     else:
         columns = list(rows[0])
-        table(f"{len(rows)} {kind}", columns, [["" if row[c] is None else str(row[c]) for c in columns] for row in rows], left=99)
+        table(
+            f"{len(rows)} {kind}",
+            columns,
+            [["" if row[c] is None else str(row[c]) for c in columns] for row in rows],
+            left=99,
+        )
     return 0
 
 
@@ -55,7 +60,10 @@ def _kernels() -> list[Row]:
     folders = sorted(path.parent for path in Path(kernels.__path__[0]).glob("*/reference.py"))
     backends = {"reference.py": "reference", "cpu.cpp": "C++", "triton.py": "Triton"}
     return [
-        {"name": folder.name, "backends": ", ".join(label for file, label in backends.items() if (folder / file).exists())}
+        {
+            "name": folder.name,
+            "backends": ", ".join(label for file, label in backends.items() if (folder / file).exists()),
+        }
         for folder in folders
     ]
 

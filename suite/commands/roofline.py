@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from suite.commands.calibration import measure
 from suite.commands.output import number, print_json, stderr, stdout, table
@@ -17,6 +17,7 @@ from suite.harness.measurement import Calibration
 if TYPE_CHECKING:
     from analysis.roofline.model import Machine, ModelShape, OperatorTime
     from analysis.roofline.operators import Precision
+    from suite.models.config import ModelConfig
 
 
 def calibrate_machine(threads: int, store_file: Path | None, as_json: bool) -> int:
@@ -45,14 +46,21 @@ def _print_calibration(calibration: Calibration) -> None:
         ]
         for ceiling in calibration.ceilings
     ]
-    table(f"ceilings of machine {calibration.machine_id}", ["kind", "dtype", "threads", "size", "median", "spread"], rows, left=4)
+    table(
+        f"ceilings of machine {calibration.machine_id}",
+        ["kind", "dtype", "threads", "size", "median", "spread"],
+        rows,
+        left=4,
+    )
     console = stdout()
     console.print(f"an empty operation costs {calibration.call_overhead_us:.2f} µs", markup=False)
     for line in calibration.conditions.get("refused", []):
         console.print(f"refused: {line}", markup=False)
 
 
-def predict(model: str, hardware: str, batch: int, seqlen: int, bits: str, store_file: Path | None, as_json: bool) -> int:
+def predict(
+    model: str, hardware: str, batch: int, seqlen: int, bits: str, store_file: Path | None, as_json: bool
+) -> int:
     """Prefill of `seqlen` tokens, and one decode step after them: operators, bytes, FLOPs, time, bound."""
     from analysis.roofline.model import decode, operator_times, prefill
 
@@ -71,12 +79,20 @@ def predict(model: str, hardware: str, batch: int, seqlen: int, bits: str, store
 
 
 def model_shape(name: str) -> ModelShape:
-    """The shape of a model, from its config alone where it is a directory, else from the loaded model."""
-    from analysis.roofline.model import ModelShape
-    from suite.models.loaders import load_config
+    """The shape of a model that can be loaded here."""
+    from suite.models.loaders import load_model
 
-    c = load_config(name)
-    return ModelShape(c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab, c.tied, c.windows)
+    return shape_of(load_model(name, "bf16").config)
+
+
+def shape_of(config: ModelConfig) -> ModelShape:
+    """What the analytic model needs of a model's config."""
+    from analysis.roofline.model import ModelShape
+
+    return ModelShape(
+        config.layers, config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocab,
+        config.tied, config.windows,
+    )  # fmt: skip
 
 
 def _precision(bits: str) -> Precision:
@@ -94,21 +110,27 @@ def _machine(hardware: str, bits: str, store_file: Path | None) -> Machine:
     from analysis.roofline.ceilings import Ceilings
     from analysis.roofline.model import Machine
 
-    dtype = "fp32" if bits.split("/")[2].strip() == "32" else "bf16"
+    dtype: Literal["fp32", "bf16"] = "fp32" if bits.split("/")[2].strip() == "32" else "bf16"
     if hardware != "local":
         device = load_hardware(hardware)
         peak, bandwidth = device.peak_tflops(dtype), device.memory_gb_per_s
         if peak is None or bandwidth is None:
-            raise InputError(f"the datasheet of {hardware} gives no {dtype} peak or no bandwidth; choose another device.")
+            raise InputError(
+                f"the datasheet of {hardware} gives no {dtype} peak or no bandwidth; choose another device."
+            )
         return Machine(f"{hardware} (datasheet)", peak * 1e12, bandwidth * 1e9, 0.0)
     with open_store(store_file) as store:
         calibration = store.calibration(machine.machine_id())
     if calibration is None:
-        raise InputError("this machine is not calibrated; run `python -m suite roofline --calibrate`, or give --hardware.")
+        raise InputError(
+            "this machine is not calibrated; run `python -m suite roofline --calibrate`, or give --hardware."
+        )
     ceilings = Ceilings(calibration)
     found = ceilings.machine(dtype, max(ceilings.threads()), 1 << 40)
     if found is None:
-        raise InputError("the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine.")
+        raise InputError(
+            "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
+        )
     return found
 
 
@@ -118,8 +140,8 @@ def _print_phase(title: str, times: Sequence[OperatorTime]) -> None:
         [
             time.operator.name,
             time.bound,
-            number(time.operator.flops * time.operator.count / 1e9),
-            number(time.operator.bytes * time.operator.count / 1e6),
+            number(time.operator.flops / 1e9),
+            number(time.operator.bytes / 1e6),
             number(time.seconds * 1e3),
             f"{time.seconds / total:.0%}",
         ]
@@ -145,8 +167,8 @@ def _document(
                     {
                         "name": time.operator.name,
                         "bound": time.bound,
-                        "flops": time.operator.flops * time.operator.count,
-                        "bytes": time.operator.bytes * time.operator.count,
+                        "flops": time.operator.flops,
+                        "bytes": time.operator.bytes,
                         "seconds": time.seconds,
                     }
                     for time in times

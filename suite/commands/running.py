@@ -60,15 +60,12 @@ def _measure(planned: Plan, sweep: str | None, store: Store, output: Path, as_js
 
 
 def model_cost(model: LanguageModel) -> Callable[..., tuple[float, float]]:
-    """The analytic roofline's FLOPs and bytes for the forward passes a phase made, at the retention it was seen with."""
-    from analysis.roofline.model import ModelShape, Selection, forward, total_bytes, total_flops
+    """The analytic roofline's FLOPs and bytes of the passes a phase made, at the retention it was seen with."""
+    from analysis.roofline.model import Selection, forward, total_bytes, total_flops
     from analysis.roofline.operators import Precision
+    from suite.commands.roofline import shape_of
 
-    config = model.config
-    shape = ModelShape(
-        config.layers, config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocab,
-        config.tied, config.windows,
-    )  # fmt: skip
+    shape = shape_of(model.config)
     bits = 16 if model.dtype == "bf16" else 32
     precision = Precision.of_bits(bits, bits, bits)
 
@@ -100,7 +97,11 @@ def _present(
     if outcome.measured:
         write_report(store, output, outcome.units)
     document = run_document(
-        outcome.units, machine.fingerprint(), calibration, str(output) if outcome.measured else None, category_means(workload)
+        outcome.units,
+        machine.fingerprint(),
+        calibration,
+        str(output) if outcome.measured else None,
+        category_means(workload),
     )
     document["notes"] = outcome.notes
     if as_json:
@@ -130,7 +131,11 @@ def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
     rows = [_row(row) for row in document["summary"]]
     first = document["summary"][0]
     source = f"source: {first['source']}"
-    table(f"{first['workload']} on {first['model']} ({first['dtype']}, {first['threads']} threads, {source})", columns, rows)
+    table(
+        f"{first['workload']} on {first['model']} ({first['dtype']}, {first['threads']} threads, {source})",
+        columns,
+        rows,
+    )
     console = stdout()
     for row in document["summary"]:
         for problem in row["problems"]:
@@ -164,5 +169,3 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:
     return "1 (baseline)" if ratio is None else interval(ratio["value"], ratio["low"], ratio["high"])
-
-

@@ -57,14 +57,14 @@ class RunOptions:
         )
 
     def _workload_options(self) -> dict[str, Any]:
-        options = dict(_pair(text, "--set") for text in self.settings)
+        options: dict[str, Any] = dict(_pair(text, "--set") for text in self.settings)
         if self.data is not None:
             options["data"] = self.data
         return options
 
 
 def method(text: str, kv_budget: int) -> MethodSpec:
-    """A method from `name` or `name:option=value,...`. One that selects gets the common budget unless options are given."""
+    """A method from `name` or `name:option=value,...`. One that selects gets the common budget, or its own options."""
     name, _, rest = text.partition(":")
     if rest:
         return MethodSpec(name=name, options=dict(_pair(part, f"--method {name}") for part in rest.split(",")))

@@ -1,4 +1,4 @@
-"""The baseline's own claim: the suite's dense decoding is no straw man. It is raced against `transformers`' `generate`."""
+"""The baseline's own claim: dense decoding here is no straw man. It is raced against `transformers`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from analysis.statistics import Estimate, median, paired_ratio
 from suite.experiments.base import Experiment, Workbench
-from suite.harness.block import quiet_heap
 from suite.harness.contender import Contender
+from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
 from suite.methods.attention.dense import Dense
@@ -53,7 +53,10 @@ class DenseExperiment(Experiment):
         best = min(ratios, key=lambda name: ratios[name].value)
         per_second = {name: 1e3 / (median(list(values.values())) or 1.0) for name, values in times.items()}
         speeds = ", ".join(f"{name} {value:.0f}" for name, value in per_second.items())
-        conditions = f"smollm2-135m, batch 1, {PROMPT_TOKENS} tokens of context, {bench.threads} threads, interleaved; tokens/s: {speeds}"
+        conditions = (
+            f"smollm2-135m, batch 1, {PROMPT_TOKENS} tokens of context, {bench.threads} threads, interleaved; "
+            f"tokens/s: {speeds}"
+        )
         details: dict[str, Any] = {"step_ms": {name: list(values.values()) for name, values in times.items()}}
         return self.finding(Dense.card.claims[0], ratios[best], conditions, details=details)
 
@@ -67,7 +70,9 @@ def prompt_ids(model: LanguageModel) -> list[int]:
 def native_step_ms(model: LanguageModel, ids: list[int]) -> float:
     """Mean time per decoded token of the suite's dense path, first token excluded."""
     target = model.tokenizer.decode(ids[:NEW_TOKENS])
-    request = Request(id="r", task="t", prompt=model.tokenizer.decode(ids), metric="none", max_new_tokens=1, target=target)
+    request = Request(
+        id="r", task="t", prompt=model.tokenizer.decode(ids), metric="none", max_new_tokens=1, target=target
+    )
     with quiet_heap():
         completion = Contender(Dense(), Dense.Config(), model).complete([request], RequestMeter())[0]
     stamps = completion.token_ns

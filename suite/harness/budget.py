@@ -11,7 +11,7 @@ from suite.errors import UnitError
 from suite.harness.contender import Contender
 from suite.harness.gates import GATE_NEW_TOKENS, GATE_PROMPT_TOKENS, GateRequests
 from suite.harness.meter import RequestMeter
-from suite.harness.options import make_workload
+from suite.harness.options import make_workload, read_requests
 from suite.harness.plan import Block, Plan, contender_id
 from workloads.schema import Request, truncate_middle
 
@@ -116,8 +116,7 @@ class _Costs:
 
 
 def _requests(block: Block) -> Iterator[Request]:
-    spec = block.workload
-    return make_workload(spec).requests(spec.task, spec.limit, spec.seed)
+    return read_requests(make_workload(block.workload), block.workload)
 
 
 def _lengths(request: Request, model: LanguageModel) -> Lengths:
@@ -139,7 +138,8 @@ def _chosen(plan: Plan, costs: Sequence[_Costs], left_s: float, limit: int) -> P
     note = f"the budget of {plan.budget_s:.0f} s allows 1 item of each of {len(chosen)} of the {len(costs)} tasks."
     if total_s > left_s:
         note = (
-            f"the budget of {plan.budget_s:.0f} s is too short for any task; the cheapest takes about {total_s:.0f} s."
+            f"the budget of {plan.budget_s:.3g} s leaves {max(left_s, 0.0):.3g} s after the probe and the gates; "
+            f"the cheapest task takes about {total_s:.3g} s and is measured all the same."
         )
     return _with(plan, chosen, 1, note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from suite.errors import InputError
 from suite.methods.base import MethodConfig
 from suite.registry import METHODS, MODELS, WORKLOADS
 from suite.spec import MethodSpec, WorkloadSpec
-from workloads.schema import DataError, Workload
+from workloads.schema import DataError, Request, Workload
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -35,6 +35,19 @@ def make_workload(spec: WorkloadSpec) -> Workload:
         return kind(validated(kind.Config, spec.options, f"workload {spec.name}"))
     except DataError as error:
         raise InputError(str(error)) from error
+
+
+def read_requests(workload: Workload, spec: WorkloadSpec) -> Iterator[Request]:
+    """The requests of a spec's task, at least one; data that turns out malformed or empty is an `InputError`."""
+    count = 0
+    try:
+        for request in workload.requests(spec.task, spec.limit, spec.seed):
+            count += 1
+            yield request
+    except DataError as error:
+        raise InputError(str(error)) from error
+    if not count:
+        raise InputError(f"workload {spec.name} has no item of task {spec.task!r}; check its data.")
 
 
 def normalised(config: BaseModel, options: Mapping[str, Any]) -> dict[str, Any]:

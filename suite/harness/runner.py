@@ -17,13 +17,13 @@ from suite.harness.contender import Contender
 from suite.harness.gpu import GpuSampler
 from suite.harness.heap import frozen_heap
 from suite.harness.measurement import UnitResult
-from suite.harness.options import make_workload
+from suite.harness.options import make_workload, read_requests
 from suite.harness.plan import Block, Plan, contender_id
 from suite.harness.progress import Listener, Tracker
 from suite.harness.store import Store
 from suite.harness.telemetry import UnitTelemetry, energy_counter
 from suite.spec import RunSpec
-from workloads.schema import DataError, Request, Workload
+from workloads.schema import Request, Workload
 
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
@@ -154,15 +154,9 @@ class _Run:
 
 
 def _requests(workload: Workload, spec: RunSpec) -> list[Request]:
-    """The block's requests with the spec's sampling; at least one, or there is nothing to measure."""
-    wanted = spec.workload
-    try:
-        requests = list(workload.requests(wanted.task, wanted.limit, wanted.seed))
-    except DataError as error:
-        raise InputError(str(error)) from error
-    if not requests:
-        raise InputError(f"workload {wanted.name} has no item of task {wanted.task!r}; check its data.")
-    return [request.model_copy(update=spec.sampling.model_dump()) for request in requests]
+    """The block's requests with the spec's sampling."""
+    sampling = spec.sampling.model_dump()
+    return [request.model_copy(update=sampling) for request in read_requests(workload, spec.workload)]
 
 
 def block_keys(block: Block, workload: Workload, bench: Bench) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from workloads.schema import Completion, Request
 
@@ -50,9 +51,11 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def tunable(default: Any, *, low: float | None = None, high: float | None = None, log: bool = False, choices: Sequence[Any] = ()) -> Any:
+def tunable(
+    default: Any, *, low: float | None = None, high: float | None = None, log: bool = False, choices: Sequence[Any] = ()
+) -> Any:
     """A config field that carries its own search range: a number in [low, high], or one of `choices`."""
-    search = {"low": low, "high": high, "log": log, "choices": list(choices)}
+    search: JsonDict = {"low": low, "high": high, "log": log, "choices": list(choices)}
     return Field(default, ge=low, le=high, json_schema_extra={"tunable": search})
 
 

@@ -84,9 +84,8 @@ def kv_sample(selected: float = 1.0, stored: float = 1.0, tokens: int = 1000) ->
 def phase_count(phase: Phase, prompt: int = 1000, steps: int = 3, kept: float = 1.0) -> PhaseCount:
     """What counting one request gives: the analytic work, 3% more bytes, and one operator with all of it."""
     passes = [(prompt, prompt)] if phase == "prefill" else [(1, prompt + step + 1) for step in range(steps)]
-    flops, modelled = model_cost(SMOLLM2, BF16)(phase, passes)
-    skipped = (1 - kept) * kv_sample(tokens=prompt).full_bytes * len(passes) if phase == "decode" else 0.0
-    counted = 1.03 * (modelled - skipped)
+    flops, modelled = model_cost(SMOLLM2, BF16)(phase, passes, [kv_sample(kept, tokens=prompt)])
+    counted = 1.03 * modelled
     return PhaseCount(
         phase=phase,
         steps=len(passes),

@@ -99,12 +99,6 @@ def test_prefill_is_placed_by_the_counted_request_only() -> None:
     assert place.ceiling_fraction == pytest.approx(place.gflop_per_s / 500)
 
 
-def test_the_model_is_dense_so_skipped_keys_come_off() -> None:
-    dense = placements(unit(samples=[sample()]), None)["decode"]
-    sparse = placements(unit("longheads", [sample()], selected=0.25), None)["decode"]
-    assert dense.modelled_bytes - sparse.modelled_bytes == pytest.approx(0.75 * 23_040_000)
-
-
 def test_a_small_working_set_is_judged_by_the_cache() -> None:
     ceilings = Ceilings(calibration())
     assert ceilings.read(2, 3_000_000).value == pytest.approx(190)

@@ -21,7 +21,7 @@ from analysis.roofline.model import (
 from analysis.roofline.operators import Operator, Precision
 from analysis.roofline.predict import datasheet_machine, model_cost, predict, prediction_rows
 from suite.errors import InputError
-from tests.analysis.factory import BF16, SMOLLM2
+from tests.analysis.factory import BF16, SMOLLM2, kv_sample
 
 LLAMA2_7B = ModelShape(32, 4096, 11008, 32, 32, 128, 32000)
 CONFIG = {
@@ -144,11 +144,19 @@ def test_prediction_rows_add_up() -> None:
 def test_model_cost_of_a_counting_pass() -> None:
     """Two prompts, one in two chunks, then two decode steps: logits once per prompt and step."""
     cost = model_cost(SMOLLM2, BF16)
-    flops, moved = cost("prefill", [(100, 100), (28, 128), (64, 64)])
+    flops, moved = cost("prefill", [(100, 100), (28, 128), (64, 64)], [])
     whole = [total_flops(prefill(SMOLLM2, BF16, batch=1, tokens=tokens)) for tokens in (128, 64)]
     assert flops == pytest.approx(sum(whole))
     assert moved > total_bytes(prefill(SMOLLM2, BF16, batch=1, tokens=128))
     steps = [decode(SMOLLM2, BF16, batch=1, context=context) for context in (129, 130)]
-    assert cost("decode", [(1, 129), (1, 130)]) == pytest.approx(
+    assert cost("decode", [(1, 129), (1, 130)], []) == pytest.approx(
         (sum(map(total_flops, steps)), sum(map(total_bytes, steps)))
     )
+
+
+def test_model_cost_reads_what_the_method_selected_and_its_index() -> None:
+    """A quarter of 1000 tokens' keys, and the index; prefill is dense whatever decode selects."""
+    cost, sparse = model_cost(SMOLLM2, BF16), kv_sample(selected=0.25)
+    dense_bytes, sparse_bytes = (cost("decode", [(1, 1000)], kv)[1] for kv in ([kv_sample()], [sparse]))
+    assert dense_bytes - sparse_bytes == pytest.approx(0.75 * 23_040_000 - sparse.index_bytes)
+    assert cost("prefill", [(64, 64)], [sparse]) == cost("prefill", [(64, 64)], [])

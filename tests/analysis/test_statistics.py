@@ -76,7 +76,7 @@ def test_pairing_takes_the_spread_of_requests_out_of_the_interval() -> None:
 
 
 def test_intervals_are_deterministic() -> None:
-    values = [1.0, 1.2, 0.9, 1.4, 1.1, 1.3]
+    values = list(np.random.default_rng(5).normal(size=40))
     assert statistics.mean_estimate(values) == statistics.mean_estimate(values)
 
 
@@ -112,3 +112,22 @@ def test_geometric_mean_treats_half_and_double_alike() -> None:
 def test_variation_of_one_sample_is_zero() -> None:
     assert statistics.coefficient_of_variation([4.0]) == 0.0
     assert statistics.coefficient_of_variation([9.0, 11.0]) == pytest.approx(math.sqrt(2) / 10)
+
+
+def test_ratio_of_means_of_independent_samples() -> None:
+    rng = np.random.default_rng(2)
+    estimate = statistics.ratio_of_means(list(rng.normal(20, 1, 30)), list(rng.normal(10, 1, 50)))
+    assert estimate is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.low < 2.0 < estimate.high
+    assert estimate.high - estimate.low < 0.2
+    assert estimate.n == 30
+
+
+def test_ratio_of_means_without_evidence() -> None:
+    assert statistics.ratio_of_means([], [1.0]) is None
+    assert statistics.ratio_of_means([1.0], [0.0, 0.0]) is None
+    alone = statistics.ratio_of_means([4.0], [2.0, 2.0])
+    assert alone is not None
+    assert (alone.value, alone.low, alone.note) == (2.0, None, "one sample, no interval")

@@ -98,11 +98,11 @@ def test_missing_longbench_field(complain, tmp_path):
 
 
 def test_truncated_safetensors(complain, tmp_path):
-    from suite.models.loaders.lab import FOLDER
+    from suite.models.loaders.lab import CHECKPOINTS
 
     for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
-    weights = (FOLDER / "model.safetensors").read_bytes()
+        (tmp_path / name).write_bytes((CHECKPOINTS / "lab-recall" / name).read_bytes())
+    weights = (CHECKPOINTS / "lab-recall" / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     assert "model.safetensors" in complain(*replace_model(str(tmp_path)))
 
@@ -114,10 +114,10 @@ def test_corrupt_gguf(complain, tmp_path):
 
 
 def test_missing_tokenizer(complain, tmp_path):
-    from suite.models.loaders.lab import FOLDER
+    from suite.models.loaders.lab import CHECKPOINTS
 
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
+        (tmp_path / name).write_bytes((CHECKPOINTS / "lab-recall" / name).read_bytes())
     assert "tokenizer" in complain(*replace_model(str(tmp_path)))
 
 

@@ -35,7 +35,11 @@ def test_run_prints_one_json_document_and_leaves_a_report(finished):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert {"schema", "machine", "units", "report"} <= document.keys()
-    assert {unit["method"].split(":")[0].split("(")[0].strip() for unit in document["units"]} == {"dense", "longheads", "streaming"}
+    assert {unit["method"].split(":")[0].split("(")[0].strip() for unit in document["units"]} == {
+        "dense",
+        "longheads",
+        "streaming",
+    }
     assert (folder / document["report"]).stat().st_size > 1_000_000
 
 
@@ -50,7 +54,9 @@ def test_every_unit_has_gates_times_and_retention(finished):
 
 def test_beyond_the_trained_window_the_selecting_methods_read_less(finished):
     units = [u for u in json.loads(finished[1].stdout)["units"] if u["task"] == "1024"]
-    retention = {unit["method"].split(":")[0].split("(")[0].strip(): unit["metrics"]["selected_retention"] for unit in units}
+    retention = {
+        unit["method"].split(":")[0].split("(")[0].strip(): unit["metrics"]["selected_retention"] for unit in units
+    }
     assert retention["dense"] == 1.0
     assert retention["longheads"] < 0.2
     assert retention["streaming"] < 0.1
@@ -79,14 +85,19 @@ def test_lists_name_what_there_is(kind, capsys):
     assert all(row["name"] for row in rows)
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "list", "roofline", "reproduce", "report", "export", "train", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "resume", "list", "roofline", "reproduce", "report", "export", "train", "doctor"]
+)
 def test_every_command_has_help_with_an_example(command, capsys):
     assert run([command, "--help"]) == 0
     assert "python -m suite" in capsys.readouterr().out
 
 
 def test_help_and_list_import_nothing_heavy():
-    code = "import sys; from suite.cli import run; run(['list', 'methods']); run(['--help']); print('torch' in sys.modules, 'pandas' in sys.modules)"
+    code = (
+        "import sys; from suite.cli import run; run(['list', 'methods']); run(['--help']); "
+        "print('torch' in sys.modules, 'pandas' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 

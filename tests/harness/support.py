@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from suite.harness.measurement import Noise, Sample, UnitResult
 from suite.harness.plan import Plan, Wishes, load_contenders, plan
@@ -58,11 +58,17 @@ class FakeModel:
 
 
 class ExactConfig(MethodConfig):
-    """`delay_us` per token."""
+    """`delay_us` per token; a fancy method cannot be that slow."""
 
     delay_us: int = tunable(20, low=0, high=1000000)
-    mode: str = tunable("plain", choices=("plain", "fancy"))
+    mode: Literal["plain", "fancy"] = tunable("plain", choices=("plain", "fancy"))
     ratio: float = Field(0.5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ExactConfig:
+        if self.mode == "fancy" and self.delay_us > 1000:
+            raise ValueError("a fancy delay is at most 1000")
+        return self
 
 
 class Exact(Method):
@@ -202,13 +208,26 @@ class Miscounting(Exact):
         return Completion(done.request_id, (*done.token_ids, 7), "", 0, (), "length", done.cost)
 
 
-METHOD_CLASSES: dict[str, type[Exact]] = {
-    "dense": Exact,
-    **{
-        kind.card.slug: kind
-        for kind in (Other, Wrong, Restless, Poisoned, Selfish, Failing, Unprepared, Refusing, Stopping, Miscounting)
-    },
-}
+class Mute(Exact):
+    """Completes a request without a token."""
+
+    card = Card("mute", "test", "", "", lossless=False)
+
+    def tokens(self, request: Request) -> list[int]:
+        return []
+
+
+class Swapping(Exact):
+    """Answers another request than the one it was asked."""
+
+    card = Card("swapping", "test", "", "", lossless=False)
+
+    def complete(self, model: Any, config: Any, request: Request, meter: Any) -> Completion:
+        return replace(super().complete(model, config, request, meter), request_id="another")
+
+
+_BROKEN = (Wrong, Restless, Poisoned, Selfish, Failing, Unprepared, Refusing, Stopping, Miscounting, Mute, Swapping)
+METHOD_CLASSES: dict[str, type[Exact]] = {"dense": Exact, **{kind.card.slug: kind for kind in (Other, *_BROKEN)}}
 
 
 class TasksConfig(WorkloadConfig):

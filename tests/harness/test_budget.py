@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from suite.errors import UnitError
 from suite.harness import budget
 from suite.harness.budget import Rates, fit, fit_rates
 from suite.harness.contender import Contender
@@ -13,6 +14,7 @@ from suite.harness.plan import Plan, load_contenders, plan
 from suite.spec import Protocol
 from tests.harness import support
 from tests.harness.support import FakeModel, wishes
+from workloads.schema import Request
 
 ONCE = 2 * 12 * 0.1  # seconds: two methods, 12 prompt tokens, 0.1 s each
 
@@ -66,7 +68,16 @@ def test_too_small_for_all_tasks_takes_some_spread_over_the_list(
 def test_too_small_for_anything_still_measures_one_item_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     made = fitted(monkeypatch, 0.5)
     assert len(made.blocks) == 1
-    assert made.notes[-1] == "the budget of 0 s is too short for any task; the cheapest takes about 7 s."
+    assert made.notes[-1].startswith("the budget of 0.5 s leaves 0.")
+    assert made.notes[-1].endswith("the cheapest task takes about 7.2 s and is measured all the same.")
+
+
+def test_a_prompt_the_model_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: FakeModel, request: Request) -> None:
+        raise UnitError("too long")
+
+    monkeypatch.setattr(FakeModel, "encode", encode)
+    assert fitted(monkeypatch, 1.0).blocks[0].estimate_s == 0.0
 
 
 def test_a_plan_without_a_budget_stays_as_it_is() -> None:

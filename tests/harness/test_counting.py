@@ -62,7 +62,7 @@ ROWS = 3 * 8 * 4  # bytes of three rows of TABLE
 CASES: dict[str, tuple[Callable[[], object], int, int]] = {
     "addition": (lambda: TEN + TABLE.view(-1)[:10], 80, 40),
     "the same operand twice": (lambda: TEN * TEN, 40, 40),
-    "an expanded operand": (lambda: TEN[:, None].expand(10, 8) + 1, 40, 320),
+    "an expanded operand": (lambda: TABLE.view(-1)[:10, None].expand(10, 8) + 1, 40, 320),
     "two views of one storage": (lambda: TEN[:5] + TEN[5:], 40, 20),
     "overlapping views": (lambda: TEN[:8] + TEN[2:], 40, 32),
     "views": (lambda: TABLE.view(4, 2000)[1:3].unsqueeze(0).mT, 0, 0),

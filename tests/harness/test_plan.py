@@ -83,6 +83,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         method(ratio=1.5),
         "method other: option ratio = 1.5 is not allowed; input should be less than 1.",
     ),
+    "method option that is no choice": (
+        method(mode="odd"),
+        "method other: option mode = 'odd' is not allowed; choose one of plain, fancy.",
+    ),
+    "method options that do not fit together": (
+        method(mode="fancy", delay_us=2000),
+        "the options of method other do not fit together: Value error, a fancy delay is at most 1000.",
+    ),
     "unknown method option": (method(delay=1), "method other has no option 'delay'; did you mean 'delay_us'?"),
     "unknown workload option": (
         {"workload_options": {"zzz": 1}},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from suite.errors import InputError
@@ -14,6 +16,7 @@ from suite.harness.store import Store
 from suite.spec import Protocol, Sampling
 from tests.harness import support
 from tests.harness.support import bench, run, wishes
+from workloads.schema import DataError, Request
 
 
 def test_every_unit_gets_samples_scores_counts_and_conditions(store: Store) -> None:
@@ -82,6 +85,8 @@ def test_garbage_collection_is_off_while_timing_and_on_afterwards() -> None:
         pytest.param("failing", "RuntimeError: out of luck", id="fails while timed"),
         pytest.param("unprepared", "FileNotFoundError: no adapter", id="fails in preparation"),
         pytest.param("miscounting", "reported 8 tokens", id="reports other tokens than it returns"),
+        pytest.param("mute", "mute returned no token for request gate/long", id="returns no token"),
+        pytest.param("swapping", "swapping returned 1 completions for 1 requests, or out of order", id="wrong request"),
     ],
 )
 def test_a_failing_method_is_recorded_and_the_others_go_on(store: Store, method: str, error: str) -> None:
@@ -188,6 +193,24 @@ def test_blocks_beyond_the_budget_are_left_out_and_said(store: Store) -> None:
     outcome = run_blocks(made, start_sweep(store, made), ready)
     assert len(outcome.units) == 1
     assert outcome.notes == ["the budget was used up: 2 of 3 tasks left out."]
+
+
+def test_data_that_turns_out_malformed_is_bad_input(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = next(support.Tasks().requests("a", 1, 0))
+
+    def requests(*_: object) -> Iterator[Request]:
+        yield first
+        raise DataError("d.jsonl, line 7: field 'input' is missing.")
+
+    made, ready = bench(plan(wishes("dense")), store)
+    monkeypatch.setattr(support.Tasks, "requests", requests)
+    with pytest.raises(InputError, match=r"d.jsonl, line 7: field 'input' is missing\."):
+        run_blocks(made, start_sweep(store, made), ready)
+
+
+def test_only_units_with_figures_count_as_measured(store: Store) -> None:
+    outcome = run(wishes("wrong", "failing"), store)
+    assert [unit.spec.method.name for unit in outcome.measured] == ["dense"]
 
 
 def test_a_workload_without_items_is_bad_input(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,9 @@ def logits_of(decoder: Decoder, attention: MeteredAttention, tokens: torch.Tenso
     """Logits [B, T, vocab] of tokens [B, T] fed `chunk` at a time."""
     cache = decoder.new_cache(tokens.shape[0], 0)
     with torch.inference_mode():
-        parts = [decoder(tokens[:, i : i + chunk], cache, attention, logits="all") for i in range(0, tokens.shape[1], chunk)]
+        parts = [
+            decoder(tokens[:, i : i + chunk], cache, attention, logits="all") for i in range(0, tokens.shape[1], chunk)
+        ]
     return torch.cat(parts, dim=1)
 
 

@@ -44,7 +44,9 @@ def test_short_input_is_dense(name):
     model = tiny_model()
     dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, BUDGET)
     for chunk in (1, 13, BUDGET):
-        torch.testing.assert_close(logits_of(model.decoder, selected(method, config), tokens, chunk), dense, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            logits_of(model.decoder, selected(method, config), tokens, chunk), dense, atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize("name", SELECTING)
@@ -65,7 +67,9 @@ def test_any_prefill_chunk_gives_the_same_logits(name):
     model = tiny_model()
     whole = logits_of(model.decoder, selected(method, config), tokens, 200)
     for chunk in (7, 64, 111):
-        torch.testing.assert_close(logits_of(model.decoder, selected(method, config), tokens, chunk), whole, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            logits_of(model.decoder, selected(method, config), tokens, chunk), whole, atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,9 +96,9 @@ def test_requests_do_not_leak_into_each_other(name):
     method, config = at_budget(name)
     model = tiny_model()
     with method.attach(model, config) as generator:
-        first = list(generator.generate([request("a", 150)], RequestMeter()))[0]
+        first = next(iter(generator.generate([request("a", 150)], RequestMeter())))
         list(generator.generate([request("zz", 180)], RequestMeter()))
-        again = list(generator.generate([request("a", 150)], RequestMeter()))[0]
+        again = next(iter(generator.generate([request("a", 150)], RequestMeter())))
     assert first.token_ids == again.token_ids
 
 

@@ -46,7 +46,9 @@ def naive_representation(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tenso
     return torch.softmax(summary @ k.T * scale, dim=-1) @ k
 
 
-def naive_token(q: Tensor, k: Tensor, v: Tensor, j: int, head: int, config: LongHeadsConfig) -> tuple[Tensor, list[int]]:
+def naive_token(
+    q: Tensor, k: Tensor, v: Tensor, j: int, head: int, config: LongHeadsConfig
+) -> tuple[Tensor, list[int]]:
     """The card's decode pseudocode for the query at position j; also the chosen chunks."""
     group, D, w = CONFIG.group, CONFIG.head_dim, config.chunk
     cos, sin = Rope(CONFIG.rope, D).tables(1024)
@@ -141,7 +143,7 @@ def test_first_last_and_unfinished_chunks_are_always_read():
 
 
 def test_no_distance_exceeds_the_attention_length():
-    q, _, _ = project(1)
+    _q, _, _ = project(1)
     for seen in range(A + 1, 300):
         full = seen // W
         best = torch.arange(1, full - 1)[-5:].expand(1, CONFIG.heads, -1)
@@ -158,7 +160,9 @@ def test_output_is_unchanged_by_chunks_that_no_head_selects():
     base, _ = run(q, k, v, SMALL, 160)
     low = tuple(x.new_zeros(1, 4 * W, x.shape[2], x.shape[3]) for x in (q, k, v))
     low[1].fill_(-50.0)
-    longer = tuple(torch.cat((x[:, : 8 * W], extra, x[:, 8 * W :]), dim=1) for x, extra in zip((q, k, v), low, strict=True))
+    longer = tuple(
+        torch.cat((x[:, : 8 * W], extra, x[:, 8 * W :]), dim=1) for x, extra in zip((q, k, v), low, strict=True)
+    )
     out, _ = run(*longer, SMALL, 192)
     torch.testing.assert_close(out[0, -1], base[0, -1], atol=1e-5, rtol=1e-4)
 
@@ -225,11 +229,20 @@ def test_whole_budget_is_ordinary_attention():
     config = LongHeadsConfig(chunk=8, attention_length=256)
     dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, 200)
     for chunk in (1, 33, 200):
-        torch.testing.assert_close(logits_of(model.decoder, selected(LongHeads(), config), tokens, chunk), dense, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            logits_of(model.decoder, selected(LongHeads(), config), tokens, chunk), dense, atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
-    "options", [{"chunk": 0}, {"chunk": 7, "attention_length": 64}, {"chunk": 32, "attention_length": 64}, {"selection": "x"}, {"k": 1}]
+    "options",
+    [
+        {"chunk": 0},
+        {"chunk": 7, "attention_length": 64},
+        {"chunk": 32, "attention_length": 64},
+        {"selection": "x"},
+        {"k": 1},
+    ],
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=r"chunk|selection|k"):

@@ -32,7 +32,9 @@ def test_positions_are_those_inside_the_list_also_after_eviction():
         for start in range(0, 120, chunk):
             piece = [x[:, start : start + chunk].clone() for x in (q, k, v)]
             width = piece[0].shape[1]
-            attention.begin(cache, [width]) if cache.lengths[0] == 0 or chunk > 1 else attention._method.evict(cache, [1])
+            attention.begin(cache, [width]) if cache.lengths[0] == 0 or chunk > 1 else attention._method.evict(
+                cache, [1]
+            )
             cache.reserve(cache.lengths[0] + width)
             parts.append(attention(0, *piece, Step(cache, [width], width)))
             cache.advance([width])
@@ -66,4 +68,6 @@ def test_a_short_window_is_seen_in_the_text():
             return next(iter(generator.generate([request], RequestMeter()))).token_ids
 
     # three layers of a window of 8 reach back at most 24 tokens
-    assert tokens("ab" + "c" * 100 + "tail of text that stays alike") == tokens("ab" + "x" * 100 + "tail of text that stays alike")
+    assert tokens("ab" + "c" * 100 + "tail of text that stays alike") == tokens(
+        "ab" + "x" * 100 + "tail of text that stays alike"
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from suite.models.attention import SMALL_ROWS, DenseAttention
+from suite.models.attention import SMALL_ROWS, DenseAttention, Step
 from suite.models.cache import KVCache
 from suite.models.decoder import Decoder
 from suite.models.loaders import hf
@@ -63,6 +63,8 @@ def test_padding_stays_inside_a_full_cache(decoder: Decoder, width: int) -> None
         head = torch.stack([rows[0][:63], torch.zeros(63, dtype=torch.long)])
         decoder(head, cache, attention, [63, 0])
         tail = torch.stack([torch.full((width,), int(rows[0][63])), rows[1]])
+        step = Step(cache, [1, width], width)
+        assert (step.slots.max(dim=1).values < torch.tensor(step.stops)).all()  # a kernel would read beyond unseen
         together = decoder(tail, cache, attention, [1, width])
         alone = [feed(decoder, [row], 200)[0] for row in rows]
     assert cache.capacity == 64

@@ -77,6 +77,7 @@ def rendered(template: str) -> str:
 def test_template_features_of_real_models() -> None:
     assert rendered("{{ messages[0] | tojson }}") == """{"role": "user", "content": "it's <b>"}"""
     assert rendered("{% for m in messages %}{% break %}{% endfor %}{{ bos_token }}") == "B"
+    assert rendered("  {% if true %}\nx{% endif %}\n") == "x"
     assert rendered("{% generation %}{{ messages[0].content }}{% endgeneration %}") == "it's <b>"
     assert rendered("{{ strftime_now('%Y') if strftime_now is defined else 'undated' }}") == "undated"
 

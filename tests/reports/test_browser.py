@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from analysis.report_data import ReportData
 from reports.build import Written
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+PLOTS = 9
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -48,9 +49,7 @@ class Opened:
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
         page.goto(written.html.as_uri())
-        page.wait_for_function(
-            "document.querySelectorAll('.plot').length === document.querySelectorAll('.js-plotly-plot').length"
-        )
+        expect(page.locator(".plot.js-plotly-plot")).to_have_count(PLOTS)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_no_message_and_no_request(opened: Opened, written: Written) -> None:
 def test_plots_are_drawn(opened: Opened) -> None:
     """Each plot has an svg, and marks in it: points, lines, bars or boxes."""
     plots = opened.page.locator(".plot").all()
-    assert len(plots) == 9
+    assert len(plots) == PLOTS
     for plot in plots:
         assert plot.locator("svg.main-svg").count() >= 1
         assert plot.locator(".trace path, .trace .point, .trace .bars, .trace .box").count() > 0
@@ -87,16 +86,18 @@ def test_model_output_stays_text(opened: Opened) -> None:
     assert opened.dialogs == []
 
 
-def test_an_injected_script_does_not_run(opened: Opened) -> None:
+def test_an_injected_script_does_not_run(browser: Browser, written: Written) -> None:
     """Even if escaping failed, the policy would stop it."""
-    opened.page.evaluate("""() => {
+    page = browser.new_page()
+    opened = Opened(page, written)
+    page.evaluate("""() => {
         const script = document.createElement('script');
         script.textContent = 'window.injected = true';
         document.body.append(script);
     }""")
-    assert opened.page.evaluate("window.injected") is None
+    assert page.evaluate("window.injected") is None
     assert any("Content Security Policy" in message for message in opened.messages)
-    opened.messages.clear()
+    page.close()
 
 
 def test_the_download_is_the_raw_data(opened: Opened, data: ReportData, tmp_path: Path) -> None:
@@ -119,11 +120,12 @@ def test_a_click_on_a_heading_sorts(opened: Opened) -> None:
 
 
 def test_dark_mode_recolours_the_plots(opened: Opened) -> None:
-    ink = "getComputedStyle(document.querySelector('#machine-roofline .xtick text')).fill"
-    light = opened.page.evaluate(ink)
+    tick = opened.page.locator("#machine-roofline .xtick text").first
+    light = tick.evaluate("(text) => getComputedStyle(text).fill")
     opened.page.emulate_media(color_scheme="dark")
-    opened.page.wait_for_function(f"{ink} !== {json.dumps(light)}")
+    expect(tick).not_to_have_css("fill", light)
     opened.page.emulate_media(color_scheme="light")
+    expect(tick).to_have_css("fill", light)
 
 
 def test_a_screenshot_is_kept(browser: Browser, written: Written) -> None:

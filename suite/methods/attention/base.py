@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,12 @@ class AttentionMethod(Method):
     key_period: int = 0
     dense_until: int = 0
 
+    def refusal(self, model: LanguageModel, config: Any) -> str | None:
+        """Layers with a sliding window stay as they are; a model that has no others is refused."""
+        if model.config.windows and all(window is not None for window in model.config.windows):
+            return f"every layer of {model.name} has a sliding window, so {self.card.slug} would change nothing"
+        return None
+
     @abstractmethod
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         """A new batch of `batch` rows: forget the last one's index; set `key_period` and `dense_until`."""
@@ -69,13 +76,13 @@ class AttentionMethod(Method):
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Selection | None:
         """Prefill: what the rows q [T, H, D] (not rotated, at slots first, first+1, ...) read; `None` is dense."""
 
-    def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:  # noqa: B027 - not every method has an index
+    def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
         """New tokens of one batch row are stored: q [T, H, D] rotated as its keys are; extend the index."""
 
-    def evict(self, cache: KVCache, counts: Sequence[int]) -> None:  # noqa: B027 - not every method evicts
+    def evict(self, cache: KVCache, counts: Sequence[int]) -> None:
         """Before a pass over `counts` new tokens per row: give back what no later query will read."""
 
-    def observe(self, layer: int, hidden: Tensor, step: Step) -> None:  # noqa: B027 - not every method looks
+    def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
         """Sees the output of each layer, [B, T, hidden]."""
 
     def capacity(self, tokens: int) -> int:
@@ -259,14 +266,14 @@ def count_read(spans: Tensor, heads: int, kv_heads: int) -> Read:
 
     `union` averages over KV heads, `per_query_head` over query heads, `padded` is the largest union of a KV head.
     """
-    per_head = spans.expand(heads, -1, -1) if len(spans) == 1 else spans.repeat_interleave(heads // len(spans), dim=0)
-    limit = int(spans.max()) + 1
-    read = torch.zeros(heads, limit, dtype=torch.bool)
-    for head, ranges in enumerate(per_head.tolist()):
-        for start, stop in ranges:
-            read[head, start:stop] = True
-    unions = read.view(kv_heads, -1, limit).any(dim=1).sum(dim=-1).float()
-    return Read(float(unions.mean()), float(read.sum(dim=-1).float().mean()), float(unions.max()))
+    ranges = spans.numpy()  # numpy, so that this bookkeeping is not itself counted as the method's work
+    read = np.zeros((len(ranges), int(ranges.max()) + 1), dtype=np.bool_)
+    for row, selected in zip(read, ranges.tolist(), strict=True):
+        for start, stop in selected:
+            row[start:stop] = True
+    per_head = np.repeat(read, heads // len(read), axis=0)
+    unions = per_head.reshape(kv_heads, -1, per_head.shape[1]).any(axis=1).sum(axis=1)
+    return Read(float(unions.mean()), float(per_head.sum(axis=1).mean()), float(unions.max()))
 
 
 def stack(selections: Sequence[Selection], config: ModelConfig) -> Selection:
@@ -278,10 +285,7 @@ def stack(selections: Sequence[Selection], config: ModelConfig) -> Selection:
         spans = selection.spans
         spans = spans.repeat_interleave(width // spans.shape[1], dim=1)
         rows.append(torch.nn.functional.pad(spans, (0, 0, 0, longest - spans.shape[2])))
-    return Selection(
-        torch.cat(rows), sum(s.index_bytes for s in selections), sum(s.copy_bytes for s in selections)
-    )
-
+    return Selection(torch.cat(rows), sum(s.index_bytes for s in selections), sum(s.copy_bytes for s in selections))
 
 
 def top_indices(scores: Tensor, k: int) -> Tensor:

@@ -33,27 +33,25 @@ CLAIMS = (
 
 
 class LongHeadsConfig(MethodConfig):
-    """chunk is w and attention_length is A of the paper, in tokens; `strict_release` is the released prefill, in which a
-    token does not attend to itself."""
+    """Tokens: chunk is w and attention_length A of the paper. `strict_release`: prefill leaves the own token out."""
 
     chunk: int = tunable(256, low=1, high=1024, log=True)
     attention_length: int = tunable(4096, low=4, high=131072, log=True)
-    selection: Literal["per_query_head", "per_kv_head"] = tunable("per_query_head", choices=("per_query_head", "per_kv_head"))
+    selection: Literal["per_query_head", "per_kv_head"] = tunable(
+        "per_query_head", choices=("per_query_head", "per_kv_head")
+    )
     strict_release: bool = False
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> Self:
         if self.attention_length % self.chunk or self.attention_length < (FORCED + 1) * self.chunk:
-            raise ValueError(
-                f"attention_length {self.attention_length} must be a multiple of chunk {self.chunk} and hold at least "
-                f"{FORCED + 1} chunks"
-            )
+            raise ValueError(f"attention_length must be a multiple of chunk and hold at least {FORCED + 1} chunks")
         return self
 
 
 @dataclass
 class ChunkIndex:
-    """One layer of one batch row: chunk representations [H, capacity, D] in fp32, and the unfinished chunk's queries."""
+    """One layer of one batch row: chunk representations [H, capacity, D], and the unfinished chunk's queries."""
 
     reps: Tensor
     pending: Tensor
@@ -82,9 +80,7 @@ class LongHeads(AttentionMethod):
                 f"longheads reads attention_length={config.attention_length} tokens, more than the trained window of "
                 f"{model.window} of {model.name}; give attention_length={model.window} or less"
             )
-        if model.config.windows and all(window is not None for window in model.config.windows):
-            return f"every layer of {model.name} has a sliding window, so longheads would change nothing"
-        return None
+        return super().refusal(model, config)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         self._model, self._config = model, config
@@ -106,11 +102,12 @@ class LongHeads(AttentionMethod):
         queries = torch.cat((index.pending[:kept].to(q.dtype), q)) if kept else q
         complete = (full - first) * w
         index.pending[: stop - full * w] = queries[complete:]
-        keys, values = (
-            storage[layer][row, :, first * w : full * w].unflatten(1, (-1, w)).transpose(0, 1)
-            for storage in (step.cache.keys, step.cache.values)
+        fresh = represent(
+            split(queries[:complete].transpose(0, 1), w),
+            split(step.cache.keys[layer][row, :, first * w : full * w], w),
+            split(step.cache.values[layer][row, :, first * w : full * w], w),
+            self._model.scale,
         )
-        fresh = represent(queries[:complete].unflatten(0, (-1, w)).transpose(1, 2), keys, values, self._model.scale)
         grow(index, full)[:, first:full] = fresh.transpose(0, 1)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
@@ -126,7 +123,7 @@ class LongHeads(AttentionMethod):
         reps = self._index[layer][row].reps[:, :chunks]
         scores = self._scores(q, reps)
         if self._config.selection == "per_kv_head":
-            scores = scores.unflatten(1, (-1, self._model.group)).sum(dim=2)
+            scores = scores.view(len(q), -1, self._model.group, chunks).sum(dim=2)
         name = f"longheads/{row}"
         if name not in step.scratch:
             step.scratch[name] = candidate_mask(seen // self._config.chunk, chunks)
@@ -148,11 +145,16 @@ class LongHeads(AttentionMethod):
         return {"chunk": chunk, "attention_length": 16 * chunk}
 
 
+def split(x: Tensor, chunk: int) -> Tensor:
+    """Tokens in chunks: [heads, m w, D] -> [m, heads, w, D]."""
+    return x.reshape(x.shape[0], -1, chunk, x.shape[2]).transpose(0, 1)
+
+
 def represent(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Chunk representations c_i [m, H, D] in fp32 of m chunks: paper section 3.2, two attentions inside the chunk.
 
-    q [m, H, w, D], keys and values [m, G, w, D], q and keys rotated by their positions in the chunk. The first attention is
-    bidirectional; the mean of its outputs is the query of the second, whose values are the keys.
+    q [m, H, w, D], keys and values [m, G, w, D], q and keys rotated by their positions in the chunk. The first attention
+    is bidirectional; the mean of its outputs is the query of the second, whose values are the keys.
     """
     q, keys, values = q.float(), keys.float(), values.float()
     inside = functional.scaled_dot_product_attention(q, keys, values, scale=scale, enable_gqa=True)
@@ -167,16 +169,17 @@ def candidate_mask(full: Tensor, chunks: int) -> Tensor:
 
 
 def slot_spans(best: Tensor, seen: Tensor, chunk: int, *, own: bool) -> Tensor:
-    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, unfinished chunk) for rows having seen `seen`.
+    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, unfinished chunk) of rows having seen `seen`.
 
-    best [T, S, k] ascending. Slot s of the list starts at position s w; the query sits at the position of the last entry.
+    best [T, S, k] ascending. Slot s of the list starts at position s w; the query is at the last entry's position.
     """
     T, S, k = best.shape
     full, tail = seen // chunk, seen % chunk
     taken = (full - 2).clamp(max=k)  # fewer candidates than asked for: what is beyond them is padding
     column = torch.arange(k)
     middle = torch.where(column < taken[:, None, None], best, 0).int() * chunk
-    starts = torch.cat((middle.new_zeros(T, S, 1), middle, _heads((full - 1) * chunk, S), _heads(full * chunk, S)), dim=-1)
+    ends = (torch.stack((full - 1, full), dim=-1) * chunk)[:, None].expand(-1, S, -1)
+    starts = torch.cat((middle.new_zeros(T, S, 1), middle, ends), dim=-1)
     lengths = torch.full((k + 3,), chunk, dtype=torch.int32).repeat(T, 1)
     lengths[:, 1 : k + 1] *= (column < taken[:, None]).int()
     lengths[:, k + 2] = tail
@@ -186,10 +189,6 @@ def slot_spans(best: Tensor, seen: Tensor, chunk: int, *, own: bool) -> Tensor:
     position = ((taken + 2) * chunk + tail - 1)[:, None] - slots * chunk
     columns = (starts, starts + lengths[:, None], position[:, None].int().expand(-1, S, -1))
     return torch.stack(columns, dim=-1)
-
-
-def _heads(column: Tensor, S: int) -> Tensor:
-    return column[:, None, None].expand(-1, S, 1).int()
 
 
 def grow(index: ChunkIndex, chunks: int) -> Tensor:

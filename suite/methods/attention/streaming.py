@@ -1,4 +1,4 @@
-"""Attention sinks and a recent window (StreamingLLM, arXiv 2309.17453): the control every selection method must beat."""
+"""Attention sinks and a recent window (StreamingLLM, arXiv 2309.17453): the control selection must beat."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Streaming(AttentionMethod):
         self.dense_until = self._kept
 
     def evict(self, cache: KVCache, counts: Sequence[int]) -> None:
-        """Frees what the pass's first query can no longer read, a prefill chunk at a time so that the copying is rare."""
+        """Frees what the pass's first query can no longer read, a chunk at a time so that the copying is rare."""
         if not self._evicting:
             return
         slack = PREFILL_CHUNK if max(counts) > 1 else self._slack
@@ -57,7 +57,7 @@ class Streaming(AttentionMethod):
     @property
     def _slack(self) -> int:
         """Tokens kept beyond need between two evictions in decode."""
-        return max(1, self._config.window // 16)
+        return max(1, int(self._config.window) // 16)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         return Selection(self._spans(step.stops[row] - 1, 1, row, step))
