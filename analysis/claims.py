@@ -15,9 +15,6 @@ from suite.harness.measurement import Finding
 Verdict = Literal["reproduced", "partly", "not reproduced", "not measurable here"]
 Direction = Literal["at least", "at most"]
 
-MET: frozenset[str] = frozenset({"reproduced", "not measurable here"})
-"""Verdicts that are no failure: a claim this machine cannot test is not a claim that failed."""
-
 
 def judge(
     estimate: Estimate | None, target: float | None, *, direction: Direction = "at least", null: float = 1.0

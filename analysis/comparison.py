@@ -15,9 +15,10 @@ from analysis import statistics
 from analysis.metrics import Metrics, kv_metrics, latency_metrics, throughput_metrics
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
-from analysis.samples import is_timed, method_label, pair_times, request_scores, threads_of, timed_samples
+from analysis.samples import is_timed, method_label, options_text, pair_times, request_scores, threads_of, timed_samples
 from analysis.statistics import Estimate
 from suite.harness.measurement import UnitResult
+from suite.spec import MethodSpec
 
 BASELINE = "dense"
 RATIOS = ("ttft", "tpot", "e2el")
@@ -41,6 +42,7 @@ class Contest:
 class Comparison:
     """One method in one contest, over all its tasks. Speeds come from the stable units, or from all if none is stable.
 
+    `method` names the method with all its options, `label` with those only that tell it from others of the contest.
     `ratios` are speed-ups over the dense baseline with 95% intervals, from `pairs` sample pairs; empty for the baseline
     itself and where there is none. `score_change` is the paired difference of scores to the baseline.
     `placement` means are over units. `problems` says why units are unstable, gated or failed.
@@ -49,6 +51,8 @@ class Comparison:
     contest: Contest
     engine: str
     method: str
+    label: str
+    options: str
     family: str
     is_baseline: bool
     tasks: tuple[str, ...]
@@ -66,11 +70,6 @@ class Comparison:
     def trusted(self) -> bool:
         """At least one stable unit stands behind the speeds."""
         return self.statuses.get("ok", 0) > 0
-
-    @property
-    def label(self) -> str:
-        """Method, with the engine where it is not the suite's own decoder."""
-        return self.method if self.engine == "native" else f"{self.method} · {self.engine}"
 
     @property
     def score_coverage(self) -> str:
@@ -118,7 +117,8 @@ def compare(units: Sequence[UnitResult], ceilings: Ceilings | None = None) -> li
     groups: dict[tuple[Contest, str, str], list[UnitResult]] = {}
     for unit in units:
         groups.setdefault(_group_of(unit), []).append(unit)
-    rows = [_compare_group(contest, group, dense, ceilings) for (contest, _, _), group in groups.items()]
+    labels = _labels([group[0] for group in groups.values()])
+    rows = [_compare_group(label, group, dense, ceilings) for label, group in zip(labels, groups.values(), strict=True)]
     return sorted(rows, key=lambda row: (row.contest, not row.is_baseline, row.label))
 
 
@@ -126,15 +126,34 @@ def _group_of(unit: UnitResult) -> tuple[Contest, str, str]:
     return contest_of(unit), unit.spec.engine.name, method_label(unit.spec.method)
 
 
+def _labels(units: Sequence[UnitResult]) -> list[str]:
+    """A short name per unit: options only where its contest has the same method twice, and only those that differ."""
+    labels = []
+    for unit in units:
+        name, engine = unit.spec.method.name, unit.spec.engine.name
+        rivals = [
+            other.spec.method.options
+            for other in units
+            if (contest_of(other), other.spec.engine.name, other.spec.method.name) == (contest_of(unit), engine, name)
+        ]
+        options = unit.spec.method.options
+        telling = {key: value for key, value in options.items() if any(rival.get(key) != value for rival in rivals)}
+        label = method_label(MethodSpec(name=name, options=telling))
+        labels.append(label if engine == "native" else f"{label} · {engine}")
+    return labels
+
+
 def _compare_group(
-    contest: Contest, units: Sequence[UnitResult], dense: Mapping[str, UnitResult], ceilings: Ceilings | None
+    label: str, units: Sequence[UnitResult], dense: Mapping[str, UnitResult], ceilings: Ceilings | None
 ) -> Comparison:
     first = units[0]
     pairs = [(unit, dense.get(unit.block)) for unit in units]
     return Comparison(
-        contest=contest,
+        contest=contest_of(first),
         engine=first.spec.engine.name,
         method=method_label(first.spec.method),
+        label=label,
+        options=options_text(first.spec.method),
         family=first.family,
         is_baseline=any(unit is baseline for unit, baseline in pairs),
         tasks=tuple(dict.fromkeys(unit.spec.workload.task for unit in units)),

@@ -68,5 +68,5 @@ def _printable(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_printable(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
-        return "; ".join(_printable(inner) for inner in value)
+        return "; ".join(_printable(inner).rstrip(".") for inner in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

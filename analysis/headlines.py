@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from analysis.comparison import Comparison, Contest
 from analysis.statistics import Estimate
+from analysis.wording import number, plural, signed
 
 
 def contest_title(contest: Contest) -> str:
@@ -25,17 +26,13 @@ def _what(rows: Sequence[Comparison]) -> str:
     counts = {status: sum(row.statuses[status] for row in rows) for status in rows[0].statuses}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     compared = f"{plural(len(rows), 'method')} on {plural(tasks, 'task')}, {plural(requests, 'request')}"
-    return f"{compared}; units: {said}."
-
-
-def plural(count: int, word: str) -> str:
-    """ "1 task", "6 tasks"."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    example = next((problem for row in rows for problem in row.problems), "").partition("; ")[0].rstrip(".")
+    return f"{compared}; units: {said}." + (f" For instance: {example}." if example else "")
 
 
 def _paragraph(row: Comparison, baseline: Comparison | None) -> str:
     if row.metrics["median_tpot_ms"] is None and row.metrics["median_ttft_ms"] is None:
-        reason = f" ({row.problems[0].rstrip('.')})" if row.problems else ""
+        reason = f": {row.problems[0].rstrip('.')}" if row.problems else ""
         return f"{row.label}: no speed is reported, because every unit failed or was gated{reason}."
     parts = [_speed(row, baseline), _quality(row), _cache(row)]
     return " ".join(part for part in (*parts, _trust(row)) if part)
@@ -75,13 +72,15 @@ def _quality(row: Comparison) -> str:
         return ""
     error = row.metrics["score_standard_error"]
     name = row.score_name or "score"
-    said = f"{name[0].upper()}{name[1:]}: {score:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+    said = f"{name[0].upper()}{name[1:]}: {number(score)}" + (f" ± {number(error, 2)}" if error is not None else "")
     said += f" {row.score_coverage}" if row.score_coverage else ""
     change = row.score_change
     if change is None:
         return said + "."
-    interval = "" if change.low is None else f" [{change.low:+.2g}, {change.high:+.2g}]"
-    return f"{said}, a paired difference to dense of {change.value:+.2g}{interval}."
+    interval = ""
+    if change.low is not None and change.high is not None:
+        interval = f" [{signed(change.low)}, {signed(change.high)}]"
+    return f"{said}, a paired difference to dense of {signed(change.value)}{interval}."
 
 
 def _cache(row: Comparison) -> str:
@@ -99,7 +98,4 @@ def _trust(row: Comparison) -> str:
         return said.strip()
     if row.trusted:
         return f"{said}{plural(unstable, 'unit')} unstable and left out of the speeds."
-    return (
-        said
-        + f"All timed units are unstable ({row.problems[0].rstrip('.')}): take the speeds as a hint, not as a verdict."
-    )
+    return f"{said}All its timed units are unstable: take the speeds as a hint, not as a verdict."

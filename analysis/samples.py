@@ -14,8 +14,13 @@ LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
 def method_label(method: MethodSpec) -> str:
     """The method's name with the options that were set: "longheads(top_k=4)"."""
-    options = ", ".join(f"{name}={value}" for name, value in sorted(method.options.items()))
+    options = options_text(method)
     return f"{method.name}({options})" if options else method.name
+
+
+def options_text(method: MethodSpec) -> str:
+    """The options that were set: "chunk=32, top_k=4"."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(method.options.items()))
 
 
 def is_timed(unit: UnitResult) -> bool:

@@ -82,11 +82,6 @@ def mean_estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(float(data.mean()), low, high, len(data), note)
 
 
-def geometric_mean(values: Sequence[float]) -> float | None:
-    """Geometric mean of positive values, the right mean of ratios; None of no values."""
-    return float(stats.gmean(values)) if len(values) else None
-
-
 def pair_logs(baseline: Mapping[PairKey, float], method: Mapping[PairKey, float]) -> list[float]:
     """log(baseline / method) of every pair both sides have, in a fixed order; times of zero form no pair."""
     shared = sorted(baseline.keys() & method.keys())

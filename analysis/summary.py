@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis import statistics
 from analysis.claims import reproduce_document
-from analysis.comparison import Comparison, compare, contest_of
+from analysis.comparison import Comparison, Contest, compare, contest_of
 from analysis.conditions import conditions, notes
 from analysis.documents import SCHEMA
 from analysis.headlines import contest_title, headlines
@@ -28,7 +28,7 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
-from analysis.samples import method_label, threads_of, timed_samples, times_ms
+from analysis.samples import threads_of, timed_samples, times_ms
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -77,17 +77,18 @@ def _report_data(
     left_out: int,
 ) -> ReportData:
     ceilings = Ceilings(calibration) if calibration is not None else None
-    points = _points(units, ceilings)
+    rows = compare(units, ceilings)
+    points = _points(units, rows, ceilings)
     return ReportData(
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=str(machine.get("cpu", "unknown machine")),
-        contests=_contests(units, ceilings),
+        contests=_contests(units, rows, ceilings),
         notes=notes(units, points, calibration, left_out),
         claims=tuple(reproduce_document(findings)),
         roofs=_roofs(units, ceilings),
         points=points,
         streams=_streams(ceilings),
-        outputs=_outputs(units),
+        outputs=_outputs(units, rows),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
@@ -99,9 +100,11 @@ def _report_data(
     )
 
 
-def _contests(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[ContestReport, ...]:
-    rows_by_contest: dict[Any, list[Comparison]] = {}
-    for row in compare(units, ceilings):
+def _contests(
+    units: Sequence[UnitResult], compared: Sequence[Comparison], ceilings: Ceilings | None
+) -> tuple[ContestReport, ...]:
+    rows_by_contest: dict[Contest, list[Comparison]] = {}
+    for row in compared:
         rows_by_contest.setdefault(row.contest, []).append(row)
     return tuple(
         ContestReport(
@@ -168,11 +171,18 @@ def _roofs(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[Roof
     return tuple(roofs)
 
 
-def _points(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[RoofPoint, ...]:
+def _label(unit: UnitResult, rows: Sequence[Comparison]) -> str:
+    """The name the unit's method has in the tables."""
+    return next(row.label for row in rows if row.holds(unit))
+
+
+def _points(
+    units: Sequence[UnitResult], rows: Sequence[Comparison], ceilings: Ceilings | None
+) -> tuple[RoofPoint, ...]:
     return tuple(
         RoofPoint(
             contest=contest_of(unit),
-            method=method_label(unit.spec.method),
+            method=_label(unit, rows),
             task=unit.spec.workload.task,
             phase=place.phase,
             intensity=place.intensity,
@@ -211,12 +221,12 @@ def _streams(ceilings: Ceilings | None) -> tuple[Stream, ...]:
     )
 
 
-def _outputs(units: Sequence[UnitResult]) -> tuple[Output, ...]:
+def _outputs(units: Sequence[UnitResult], rows: Sequence[Comparison]) -> tuple[Output, ...]:
     """The first outputs of every unit, as they were written."""
     return tuple(
         Output(
             contest=contest_of(unit),
-            method=method_label(unit.spec.method),
+            method=_label(unit, rows),
             task=unit.spec.workload.task,
             request_id=sample.request_id,
             text=sample.text,

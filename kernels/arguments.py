@@ -22,3 +22,8 @@ def view(x: Tensor) -> tuple[int, int, int]:
     """What a kernel needs to find the rows of x [N, H, D]: pointer and the strides of N and H."""
     strides = x.stride()
     return x.data_ptr(), strides[0], strides[1]
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the Triton kernels serve x."""
+    return x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)

@@ -24,9 +24,7 @@ class Cost:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.flops + other.flops, self.read_bytes + other.read_bytes, self.write_bytes + other.write_bytes
-        )
+        return Cost(self.flops + other.flops, self.read_bytes + other.read_bytes, self.write_bytes + other.write_bytes)
 
 
 ZERO = Cost(0, 0, 0)

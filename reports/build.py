@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from analysis.report_data import ReportData
-from reports import figures, static, style, tables
+from analysis.wording import number
+from reports import figures, machine_figures, static, style, tables
 
 
 class ReportError(ValueError):
@@ -71,7 +72,7 @@ def render(data: ReportData) -> str:
 
 def _figures(data: ReportData) -> dict[str, go.Figure]:
     """All figures by the id of their place in the page."""
-    drawn = {f"machine-{name}": figure for name, figure in figures.machine_figures(data).items()}
+    drawn = {f"machine-{name}": figure for name, figure in machine_figures.machine_figures(data).items()}
     for index, contest in enumerate(data.contests, start=1):
         for name, figure in figures.contest_figures(contest).items():
             drawn[f"contest-{index}-{name.replace(' ', '-')}"] = figure
@@ -103,7 +104,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = style.number
+    environment.filters["number"] = number
     return environment
 
 

@@ -1,11 +1,8 @@
-"""The report's interactive figures (plotly). Labels are escaped: plotly renders a subset of HTML in them.
-
-Colours of text and grid are left to the page, which follows the reader's light or dark mode.
-"""
+"""The interactive figures of one contest (plotly). Labels are escaped: plotly renders a subset of HTML in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -13,16 +10,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.comparison import Comparison
-from analysis.report_data import ContestReport, Latencies, Prediction, ReportData, Roof, RoofPoint, Stream, TaskScore
-from analysis.statistics import Estimate
-from reports.style import NEUTRAL, PHASE_SYMBOLS, PHASES, colours, number, percent
+from analysis.report_data import ContestReport, Latencies, Prediction, TaskScore
+from analysis.wording import number, plural
+from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
+from reports.style import PHASES, colours, percent
 
-HEIGHT = 320
-"""Pixels of a figure whose content needs no more."""
 BOX_POINTS = 400
 """More points than this are drawn as outliers only."""
 CURVE_POINTS = 300
-FADED = 0.35
 
 Colours = Mapping[str, str]
 
@@ -42,58 +37,22 @@ def contest_figures(contest: ContestReport) -> dict[str, go.Figure]:
     return {name: figure for name, figure in candidates.items() if figure is not None}
 
 
-def machine_figures(data: ReportData) -> dict[str, go.Figure]:
-    """Figures that are not of one contest."""
-    candidates = {"roofline": roofline(data.roofs, data.points), "bandwidth": bandwidth(data.streams)}
-    return {name: figure for name, figure in candidates.items() if figure is not None}
-
-
-def _figure(height: int, **layout: object) -> go.Figure:
-    figure = go.Figure()
-    _style(figure, height)
-    figure.update_layout(**layout)
-    return figure
-
-
-def _style(figure: go.Figure, height: int) -> None:
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 64, "r": 16, "t": 16, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        hoverlabel={"align": "left"},
-    )
-
-
-def _bars(estimates: Sequence[Estimate]) -> dict[str, object]:
-    """Asymmetric error bars; none where an estimate has no interval."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [0.0 if e.high is None else e.high - e.value for e in estimates],
-        "arrayminus": [0.0 if e.low is None else e.value - e.low for e in estimates],
-        "color": NEUTRAL,
-        "thickness": 1.5,
-        "width": 5,
-    }
-
-
 def speedups(rows: Sequence[Comparison], colour: Colours) -> go.Figure | None:
     """Speed-ups over dense with their 95% intervals, 1 marked."""
     compared = [row for row in rows if row.ratios]
     if not compared:
         return None
-    figure = _figure(max(HEIGHT, 130 + 46 * len(compared)))
-    for name, words, symbol in (("tpot", "decode (TPOT)", "circle"), ("ttft", "first token (TTFT)", "square-open")):
-        drawn = [row for row in compared if name in row.ratios]
+    figure = new_figure(max(HEIGHT, 130 + 46 * len(compared)))
+    kinds = (("tpot", "decode (TPOT)", "circle", -0.12), ("ttft", "first token (TTFT)", "square-open", 0.12))
+    for name, words, symbol, offset in kinds:
+        places = [place for place, row in enumerate(compared) if name in row.ratios]
+        drawn = [compared[place] for place in places]
         estimates = [row.ratios[name] for row in drawn]
         figure.add_scatter(
             x=[estimate.value for estimate in estimates],
-            y=[escape(row.label) for row in drawn],
-            error_x=_bars(estimates),
+            y=[place + offset for place in places],
+            text=[escape(row.label) for row in drawn],
+            error_x=error_bars(estimates),
             mode="markers",
             name=words,
             marker={
@@ -102,12 +61,11 @@ def speedups(rows: Sequence[Comparison], colour: Colours) -> go.Figure | None:
                 "color": [colour[row.label] for row in drawn],
                 "opacity": [1.0 if row.trusted else FADED for row in drawn],
             },
-            hovertemplate="%{y}: %{x:.2f}× as fast<extra>" + words + "</extra>",
+            hovertemplate="%{text}: %{x:.2f}× as fast<extra>" + words + "</extra>",
         )
     figure.add_vline(x=1, line={"dash": "dot", "width": 1.5, "color": "#888"})
-    figure.update_layout(scattermode="group", scattergap=0.6)
     figure.update_xaxes(title="speed-up over dense (log scale)", type="log", tickformat=".3~g", nticks=8)
-    figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
+    name_rows(figure, [row.label for row in compared])
     return figure
 
 
@@ -115,7 +73,7 @@ def first_token(latencies: Sequence[Latencies], colour: Colours) -> go.Figure | 
     """Box plots of TTFT with the single requests."""
     if not latencies:
         return None
-    figure = _figure(HEIGHT, showlegend=False)
+    figure = new_figure(HEIGHT, showlegend=False)
     for series in latencies:
         few = len(series.ttft_ms) <= BOX_POINTS
         figure.add_box(
@@ -126,6 +84,7 @@ def first_token(latencies: Sequence[Latencies], colour: Colours) -> go.Figure | 
             jitter=0.5,
             pointpos=0,
         )
+    figure.update_xaxes(automargin=True)
     figure.update_yaxes(title="time to first token, ms", rangemode="tozero")
     return figure
 
@@ -135,7 +94,7 @@ def inter_token(latencies: Sequence[Latencies], colour: Colours) -> go.Figure | 
     drawn = [series for series in latencies if series.itl_ms]
     if not drawn:
         return None
-    figure = _figure(HEIGHT)
+    figure = new_figure(HEIGHT)
     for series in drawn:
         shares = np.linspace(0, 1, min(CURVE_POINTS, len(series.itl_ms)))
         figure.add_scatter(
@@ -157,7 +116,7 @@ def cache(rows: Sequence[Comparison]) -> go.Figure | None:
     if not drawn:
         return None
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.06)
-    _style(figure, max(HEIGHT, 140 + 50 * len(drawn)))
+    set_style(figure, max(HEIGHT, 140 + 50 * len(drawn)))
     shares = (("stored_retention", "stored"), ("selected_retention", "read per step"))
     sizes = (("kv_resident_bytes", "stored"), ("kv_read_bytes_per_step", "read per step"))
     for column, group, scale in ((1, shares, 1.0), (2, sizes, 1e-6)):
@@ -178,8 +137,8 @@ def cache(rows: Sequence[Comparison]) -> go.Figure | None:
                 col=column,
             )
     figure.update_layout(barmode="group", bargap=0.3)
-    figure.update_xaxes(title="share of the full cache", tickformat=".0%", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(title="MB, mean of the counted requests", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title="share of full cache", tickformat=".0%", rangemode="tozero", nticks=4, row=1, col=1)
+    figure.update_xaxes(title="MB", rangemode="tozero", nticks=5, row=1, col=2)
     figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
     return figure
 
@@ -189,7 +148,7 @@ def score_retention(rows: Sequence[Comparison], colour: Colours) -> go.Figure | 
     drawn = [row for row in rows if row.metrics["score"] is not None and row.metrics["selected_retention"] is not None]
     if not drawn:
         return None
-    figure = _figure(HEIGHT, showlegend=False)
+    figure = new_figure(HEIGHT, showlegend=False)
     for row in drawn:
         error = row.metrics["score_standard_error"]
         figure.add_scatter(
@@ -219,12 +178,14 @@ def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | Non
     tasks = list(dict.fromkeys(score.task for score in scores))
     if len(tasks) < 2:
         return None
-    figure = _figure(max(HEIGHT, 110 + 30 * len(tasks)))
-    for method in dict.fromkeys(score.method for score in scores):
+    figure = new_figure(max(HEIGHT, 110 + 30 * len(tasks)))
+    methods = list(dict.fromkeys(score.method for score in scores))
+    for rank, method in enumerate(methods):
         own = [score for score in scores if score.method == method]
+        offset = 0.5 * ((rank + 0.5) / len(methods) - 0.5)
         figure.add_scatter(
             x=[score.score for score in own],
-            y=[escape(score.task) for score in own],
+            y=[tasks.index(score.task) + offset for score in own],
             error_x={
                 "type": "data",
                 "array": [score.standard_error or 0.0 for score in own],
@@ -234,12 +195,11 @@ def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | Non
             mode="markers",
             name=escape(method),
             marker={"size": 9, "color": colour[method]},
-            customdata=[score.n for score in own],
-            hovertemplate="%{y}: %{x:.3~g} over %{customdata} requests",
+            text=[escape(f"{score.task}: {number(score.score)} over {plural(score.n, 'request')}") for score in own],
+            hovertemplate="%{text}",
         )
-    figure.update_layout(scattermode="group", scattergap=0.45)
     figure.update_xaxes(title="score ± standard error")
-    figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
+    name_rows(figure, tasks)
     return figure
 
 
@@ -250,7 +210,7 @@ def prediction(predictions: Sequence[Prediction]) -> go.Figure | None:
     phases = [phase for phase in PHASES if any(p.phase == phase for p in predictions)]
     figure = make_subplots(cols=len(phases), shared_yaxes=True, horizontal_spacing=0.06)
     methods = list(dict.fromkeys(p.method for p in predictions))
-    _style(figure, max(HEIGHT, 140 + 46 * len(methods)))
+    set_style(figure, max(HEIGHT, 140 + 46 * len(methods)))
     for column, phase in enumerate(phases, start=1):
         own = [p for p in predictions if p.phase == phase]
         parts = (
@@ -271,94 +231,7 @@ def prediction(predictions: Sequence[Prediction]) -> go.Figure | None:
                 row=1,
                 col=column,
             )
-        figure.update_xaxes(title=f"ms, {PHASES[phase]}", row=1, col=column)
+        figure.update_xaxes(title=PHASES[phase], nticks=5, tickangle=0, row=1, col=column)
     figure.update_layout(barmode="relative", bargap=0.35)
     figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
-    return figure
-
-
-def roofline(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> go.Figure | None:
-    """Achieved GFLOP/s over arithmetic intensity, under the measured ceilings."""
-    if not points and not roofs:
-        return None
-    figure = _figure(520)
-    span = _intensities(roofs, points)
-    for roof, tint in zip(roofs, (NEUTRAL, "#a08256", "#5f9182", "#93709f") * len(roofs), strict=False):
-        for (name, bandwidth), dash in zip(roof.bandwidths_gb_per_s.items(), ("solid", "dash"), strict=False):
-            label = f"{roof.label}: {name}, {number(bandwidth)} GB/s"
-            figure.add_scatter(
-                x=span.tolist(),
-                y=np.minimum(roof.peak_gflop_per_s, span * bandwidth).tolist(),
-                mode="lines",
-                line={"color": tint, "width": 2, "dash": dash},
-                name=escape(label),
-                hovertemplate=f"{escape(label)}, peak {number(roof.peak_gflop_per_s)} GFLOP/s<extra></extra>",
-            )
-    _add_points(figure, points)
-    figure.update_xaxes(title="arithmetic intensity, FLOP per counted byte", type="log", tickformat="~g", dtick=1)
-    figure.update_yaxes(title="GFLOP/s", type="log", tickformat="~g", dtick=1)
-    figure.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"})
-    return figure
-
-
-def _intensities(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Where the roof is drawn: beyond all points, and beyond every ridge so that each bend is seen."""
-    ridges = [roof.peak_gflop_per_s / rate for roof in roofs for rate in roof.bandwidths_gb_per_s.values()]
-    marks = [*ridges, *(point.intensity for point in points)]
-    inside = np.geomspace(min(marks) / 4, max(marks) * 4, 64)
-    return np.sort(np.concatenate([inside, ridges]))
-
-
-def _add_points(figure: go.Figure, points: Sequence[RoofPoint]) -> None:
-    colour = colours(point.method for point in points)
-    for method, phase in dict.fromkeys((point.method, point.phase) for point in points):
-        own = [point for point in points if (point.method, point.phase) == (method, phase)]
-        figure.add_scatter(
-            x=[point.intensity for point in own],
-            y=[point.gflop_per_s for point in own],
-            mode="markers",
-            name=f"{escape(method)}, {phase}",
-            marker={
-                "symbol": PHASE_SYMBOLS[phase],
-                "size": 9,
-                "color": colour[method],
-                "opacity": [0.9 if point.trusted else FADED for point in own],
-            },
-            text=[_point_text(point) for point in own],
-            hovertemplate="%{text}<extra></extra>",
-        )
-
-
-def _point_text(point: RoofPoint) -> str:
-    lines: Iterable[str] = (
-        f"<b>{escape(point.method)}, {point.phase}</b>",
-        escape(f"{point.contest.workload} / {point.task}, {point.contest.model}"),
-        f"{number(point.gflop_per_s)} GFLOP/s, {number(point.gb_per_s)} GB/s, {number(point.intensity)} FLOP/byte",
-        f"{percent(point.ceiling_fraction)} of the measured ceiling",
-        f"measured {number(point.measured_ms)} ms, predicted {number(point.predicted_ms)} ms",
-        "fits into the last-level cache" if point.cache_resident else "",
-        "" if point.trusted else "unstable",
-    )
-    return "<br>".join(line for line in lines if line)
-
-
-def bandwidth(streams: Sequence[Stream]) -> go.Figure | None:
-    """Measured bandwidth over the working set, with the extreme samples."""
-    if not streams:
-        return None
-    figure = _figure(380)
-    tints = {"read": "#3b7dd8", "copy": "#e0812e", "triad": "#2a9d74"}
-    for stream in streams:
-        estimates = [Estimate(v, lo, hi, 0) for v, lo, hi in zip(stream.gb_per_s, stream.low, stream.high, strict=True)]
-        figure.add_scatter(
-            x=stream.sizes,
-            y=stream.gb_per_s,
-            error_y=_bars(estimates),
-            mode="lines+markers",
-            name=f"{stream.kind}, {stream.threads} thread{'s' if stream.threads != 1 else ''}",
-            line={"color": tints[stream.kind], "dash": "solid" if stream.threads > 1 else "dot"},
-            hovertemplate="%{y:.3~g} GB/s at %{x:.3~s}B",
-        )
-    figure.update_xaxes(title="working set, bytes (log scale)", type="log", tickformat=".3~s", nticks=8)
-    figure.update_yaxes(title="GB/s", rangemode="tozero")
     return figure

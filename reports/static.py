@@ -17,7 +17,8 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from analysis.comparison import Comparison
 from analysis.report_data import ContestReport, ReportData
-from reports.style import PHASE_SYMBOLS, colours, number
+from analysis.wording import number
+from reports.style import PHASE_SYMBOLS, colours
 
 MARKERS = {"square": "s", "circle": "o"}
 STYLE: dict[Any, Any] = {

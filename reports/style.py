@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+
+from analysis.wording import NONE, number
 
 NEUTRAL = "#7c8798"
 PALETTE = ("#3b7dd8", "#e0812e", "#2a9d74", "#9a6dd7", "#d1556b", "#2aa5b5", "#a58b2a", "#c05fb0")
 """Readable on white and on dark grey, and told apart by the colour-blind in this order. The baseline is neutral."""
 
-PHASES = {"prefill": "prefill (time to first token)", "decode": "decode (time per output token)"}
+PHASES = {"prefill": "prefill, ms", "decode": "decode, ms per token"}
 PHASE_SYMBOLS = {"prefill": "square", "decode": "circle"}
-NONE = "–"
 
 
 def colours(methods: Iterable[str], baseline: str = "dense") -> dict[str, str]:
@@ -22,16 +22,6 @@ def colours(methods: Iterable[str], baseline: str = "dense") -> dict[str, str]:
         taken = sum(colour != NEUTRAL for colour in chosen.values())
         chosen[method] = NEUTRAL if is_baseline else PALETTE[taken % len(PALETTE)]
     return chosen
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits without an exponent: 0.0123, 1.23, 123, 12 300."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    if value == 0:
-        return "0"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{places}f}".replace(",", "\u202f")
 
 
 def percent(value: float | None) -> str:
@@ -46,7 +36,7 @@ def size(value: float | None) -> str:
     if value is None:
         return NONE
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(value) >= scale:
+        if abs(value) >= 0.9995 * scale:  # what rounds to 1 000 of the next smaller unit
             return f"{number(value / scale)} {unit}"
     return f"{value:.0f} B"
 
@@ -54,8 +44,3 @@ def size(value: float | None) -> str:
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """[low, high], or that there is none."""
     return "no interval" if low is None else f"[{number(low, digits)}, {number(high, digits)}]"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """With its sign: +1.2, −0.4 (a true minus)."""
-    return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value), digits)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.comparison import Comparison
-from reports.style import NONE, interval, number, percent, signed, size
+from analysis.wording import NONE, number, signed
+from reports.style import interval, percent, size
 
 
 @dataclass(frozen=True)

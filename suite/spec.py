@@ -58,7 +58,7 @@ class Sampling(Spec):
 
 
 class Protocol(Spec):
-    """How a unit is timed: untimed warm-up requests, timed repeats of every request, and requests counted afterwards."""
+    """How a unit is timed: untimed warm-up runs, timed repeats of every request, requests counted after."""
 
     warmup: int = Field(default=1, ge=0)
     repeats: int = Field(default=1, ge=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels import counting
+from kernels import arguments, counting
 from kernels.arguments import as_int32, view
 from kernels.build import Functions
 from kernels.flash_decode import reference
@@ -47,8 +47,15 @@ def flash_decode(
         out = q.new_empty(rows_count, heads, head_dim)
     if counting.active is not None:
         _record(q, key_cache, spans, cos)
-    function = _flash_decode[q.dtype] if q.is_cpu and _readable(q, key_cache, out) else None
-    if function is None or (cos is not None and cos.dtype is not torch.float32):
+    matches = _readable(q, key_cache, out) and (cos is None or cos.dtype is torch.float32)
+    function = _flash_decode[q.dtype] if q.is_cpu else None
+    if function is None or not matches:
+        if matches and arguments.on_gpu(q):
+            from kernels.flash_decode import triton as gpu
+
+            tables = None if cos is None or sin is None else (cos, sin)
+            index = as_int32(spans), as_int32(rows)
+            return gpu.flash_decode(q, key_cache, value_cache, *index, tables, scale, softcap, out)
         exact, lse = reference.flash_decode(
             q, key_cache, value_cache, spans, rows, cos=cos, sin=sin, scale=scale, softcap=softcap
         )

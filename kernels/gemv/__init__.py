@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import counting
+from kernels import arguments, counting
 from kernels.build import Functions
 from kernels.gemv import reference
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
@@ -47,7 +47,12 @@ def gemv(
     if counting.active is not None:
         _record(x, weight, residual, bias, out)
     function = _gemv[x.dtype, out.dtype] if x.is_cpu else None
-    if function is None or x_step != 1 or not _matches(x, weight, residual, out):
+    matches = x_step == 1 and _matches(x, weight, residual, out)
+    if function is None or not matches:
+        if matches and arguments.on_gpu(x):
+            from kernels.gemv import triton as gpu
+
+            return gpu.gemv(x, weight, residual, bias, out)
         return out.copy_(reference.gemv(x, weight, residual, bias, out.dtype))
     function(
         x.data_ptr(),
@@ -80,7 +85,12 @@ def gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str, *, out: Tenso
     if counting.active is not None:
         counting.record("gated_gemv", gated_gemv_cost(rows, features, intermediate, x.element_size()))
     function = _gated[x.dtype] if x.is_cpu else None
-    if function is None or x_step != 1 or not _matches(x, weight_gate_up, None, out):
+    matches = x_step == 1 and _matches(x, weight_gate_up, None, out)
+    if function is None or not matches:
+        if matches and arguments.on_gpu(x):
+            from kernels.gemv import triton as gpu
+
+            return gpu.gated_gemv(x, weight_gate_up, activation, out)
         return out.copy_(reference.gated_gemv(x, weight_gate_up, activation))
     function(
         x.data_ptr(),

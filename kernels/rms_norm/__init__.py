@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import counting
+from kernels import arguments, counting
 from kernels.build import Functions
 from kernels.rms_norm import reference
 from kernels.rms_norm.cost import rms_norm_cost
 
-_rms_norm = Functions(
-    "rms_norm", "piipiipiipfiiii", {torch.float32: "rms_norm_f32", torch.bfloat16: "rms_norm_bf16"}
-)
+_rms_norm = Functions("rms_norm", "piipiipiipfiiii", {torch.float32: "rms_norm_f32", torch.bfloat16: "rms_norm_bf16"})
 
 
 def rms_norm(
@@ -32,7 +30,12 @@ def rms_norm(
         cost = rms_norm_cost(x.numel() // width, width, x.element_size(), residual=residual is not None)
         counting.record("rms_norm", cost)
     function = _rms_norm[x.dtype] if x.is_cpu and weight.dtype is torch.float32 else None
-    if function is None or step != 1 or not 2 <= len(shape) <= 3:
+    matches = step == 1 and 2 <= len(shape) <= 3
+    if function is None or not matches:
+        if matches and arguments.on_gpu(x):
+            from kernels.rms_norm import triton as gpu
+
+            return gpu.rms_norm(x, weight, eps, residual, out)
         return out.copy_(reference.rms_norm(x, weight, eps, residual))
     function(
         x.data_ptr(),

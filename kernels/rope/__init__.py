@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import counting
+from kernels import arguments, counting
 from kernels.arguments import as_int32, view
 from kernels.build import Functions
 from kernels.rope import reference
@@ -28,6 +28,10 @@ def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> 
         _record_rotation(q, k)
     function = _rope[q.dtype] if q.is_cpu and q.stride()[2] == k.stride()[2] == 1 else None
     if function is None or cos.dtype is not torch.float32:
+        if arguments.on_gpu(q):
+            from kernels.rope import triton as gpu
+
+            return gpu.rope(q, k, None, (cos, sin, positions), None)
         return reference.apply(q, k, cos, sin, positions)
     positions = as_int32(positions)
     function(
@@ -51,6 +55,10 @@ def append(k: Tensor, v: Tensor, key_cache: Tensor, value_cache: Tensor, rows: T
         _record_append(k)
     function = _rope[k.dtype] if k.is_cpu and k.stride()[2] == v.stride()[2] == 1 else None
     if function is None or not _appendable(k, key_cache):
+        if arguments.on_gpu(k):
+            from kernels.rope import triton as gpu
+
+            return gpu.rope(k, k, v, None, (key_cache, value_cache, rows, slots))
         return reference.append(k, v, key_cache, value_cache, rows, slots)
     rows, slots = as_int32(rows), as_int32(slots)
     function(
@@ -89,6 +97,10 @@ def rotate_and_append(
         _record_append(k)
     function = _rope[q.dtype] if q.is_cpu and q.stride()[2] == k.stride()[2] == 1 else None
     if function is None or cos.dtype is not torch.float32 or not _appendable(k, key_cache):
+        if arguments.on_gpu(q):
+            from kernels.rope import triton as gpu
+
+            return gpu.rope(q, k, v, (cos, sin, positions), (key_cache, value_cache, rows, slots))
         reference.apply(q, k, cos, sin, positions)
         return reference.append(k, v, key_cache, value_cache, rows, slots)
     positions, rows, slots = as_int32(positions), as_int32(rows), as_int32(slots)

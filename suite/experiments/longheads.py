@@ -2,8 +2,8 @@
 
 The recall grid is the small experiment of the card; its columns are the plain model, sinks + recent window, LongHeads,
 and LongHeads with random chunks as the control at the same budget. The cost curve decodes the default model over a
-cache filled synthetically (prefilling 64K tokens on a CPU would take many minutes), whose keys and chunk index have the real
-shapes and sizes.
+cache filled synthetically (prefilling 64K tokens on a CPU would take many minutes), whose keys and chunk index have the
+real shapes and sizes.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ def generate(
     """
     slots = [Slot(request, model.encode(request)) for request in requests]
     sampler = Sampler(requests)
-    longest = max(len(slot.prompt.ids) + slot.limit for slot in slots)
+    # A row that has ended goes on until the batch does, so its cache grows with the longest of the others.
+    longest = max(len(slot.prompt.ids) for slot in slots) + max(slot.limit for slot in slots)
     cache = model.decoder.new_cache(len(slots), attention.capacity(longest))
     for slot in slots:
         meter.start(slot.request.id, len(slot.prompt.ids))

@@ -37,7 +37,7 @@ class EncodedPrompt:
 
 @dataclass
 class LanguageModel:
-    """`digest` is the sha256 of the weights' files; `origin` says in words where they came from."""
+    """`digest` is a sha256 over config and weights; `origin` says in words where they came from."""
 
     name: str
     decoder: Decoder
@@ -67,27 +67,34 @@ class LanguageModel:
         target = tuple(self.tokenizer.encode(request.target)) if request.target is not None else ()
         room = self.window - (len(target) or request.max_new_tokens)
         ids = self.tokenizer.prompt(request.prompt, request.chat)
+        if not ids or (request.target is not None and not target):
+            empty = "target" if ids else "prompt"
+            raise UnitError(f"request {request.id} has an empty {empty}: it needs one token at least.")
         if len(ids) <= room:
             return EncodedPrompt(tuple(ids), target, ())
         if request.truncation == "extend":
             note = f"the prompt of {len(ids)} tokens runs past the trained window of {self.window}"
             return EncodedPrompt(tuple(ids), target, (note,))
-        if request.truncation == "refuse" or room < 2:
+        cut = self._cut(request, ids, room) if request.truncation == "middle" else None
+        if cut is None:
             raise UnitError(
                 f"request {request.id} has {len(ids)} prompt tokens and asks for {self.window - room} more, "
                 f"but {self.name} was trained on {self.window}; use a shorter item or a model with a longer window."
             )
-        return self._cut(request, ids, room, target)
-
-    def _cut(self, request: Request, ids: list[int], room: int, target: tuple[int, ...]) -> EncodedPrompt:
-        """LongBench's middle truncation, before the chat template, so that the template itself stays whole."""
-        wrapping = len(ids) - len(self.tokenizer.encode(request.prompt))
-        limit = room - wrapping
-        text, _ = truncate_middle(request.prompt, limit, self.tokenizer)
-        cut = self.tokenizer.prompt(text, request.chat)
-        while len(cut) > room:  # joining the halves can tokenise into a few tokens more
-            limit -= len(cut) - room
-            text, _ = truncate_middle(request.prompt, limit, self.tokenizer)
-            cut = self.tokenizer.prompt(text, request.chat)
         note = f"middle of the prompt cut: {len(ids)} tokens to {len(cut)} (window {self.window})"
         return EncodedPrompt(tuple(cut), target, (note,))
+
+    def _cut(self, request: Request, ids: list[int], room: int) -> list[int] | None:
+        """LongBench's middle truncation, before the chat template, so that the template itself stays whole.
+
+        `None` when there is no room for two tokens of the prompt beside the template.
+        """
+        wrapping = len(ids) - len(self.tokenizer.encode(request.prompt))
+        limit, cut = room - wrapping, ids
+        while len(cut) > room:
+            if limit < 2:
+                return None
+            text, _ = truncate_middle(request.prompt, limit, self.tokenizer)
+            cut = self.tokenizer.prompt(text, request.chat)
+            limit -= len(cut) - room  # joining the halves can tokenise into a few tokens more
+        return cut

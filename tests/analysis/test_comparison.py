@@ -125,3 +125,15 @@ def test_other_models_and_thread_counts_are_other_contests() -> None:
 
 def test_baselines_come_first() -> None:
     assert [found.label for found in compare(longbench_units())] == ["dense", "longheads", "streaming"]
+
+
+def test_a_label_holds_only_the_options_that_tell_methods_apart() -> None:
+    """One configuration needs none; of two that share `window`, `top_k` is what differs."""
+    options = [{"window": 8, "top_k": 2}, {"window": 8, "top_k": 4}]
+    both = [unit("m", samples(), options=option) for option in options]
+    assert [found.label for found in compare([unit(samples=samples()), both[0]])] == ["dense", "m"]
+    rows = compare([unit(samples=samples()), *both])
+    assert [found.label for found in rows] == ["dense", "m(top_k=2)", "m(top_k=4)"]
+    assert rows[1].options == "top_k=2, window=8"
+    assert rows[1].holds(both[0])
+    assert not rows[1].holds(both[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 
@@ -62,21 +62,21 @@ def tables(positions: int, head_dim: int) -> tuple[Tensor, Tensor]:
 # ---- gemv --------------------------------------------------------------------------------------------------------
 
 
-def gemv_case(n: int, features: int, outputs: int, *, bias: bool = False, residual: str = "none", size: float = 1.0) -> Case:
+def gemv_case(n: int, features: int, outputs: int, bias: bool = False, residual: str = "none", size: float = 1) -> Case:
     def make(dtype: torch.dtype) -> Trial:
         x, w = strided(size * torch.randn(n, features).to(dtype)), torch.randn(outputs, features).to(dtype)
         b = torch.randn(outputs) if bias else None
         r = None if residual == "none" else strided(torch.randn(n, outputs).to(dtype))
-        before = None if r is None else r.double()
+        wide_r = None if r is None else r.double()
 
         def run() -> Outputs:
-            if residual == "in place":
-                assert r is not None and before is not None
-                r.copy_(before)
-                return {"y": gemv(x, w, r, bias=b, out=r)}
-            return {"y": gemv(x, w, r, bias=b, out=strided(poisoned(n, outputs, dtype=dtype)))}
+            out = strided(poisoned(n, outputs, dtype=dtype))
+            if r is None or residual == "apart":
+                return {"y": gemv(x, w, r, bias=b, out=out)}
+            updated = strided(r)
+            return {"y": gemv(x, w, updated, bias=b, out=updated)}
 
-        return Trial(run, lambda: {"y": gemv_reference.gemv(x.double(), w.double(), before, b)})
+        return Trial(run, lambda: {"y": gemv_reference.gemv(x.double(), w.double(), wide_r, b)})
 
     flags = ("-bias" if bias else "") + ("" if residual == "none" else f"-residual {residual}")
     return Case("gemv", f"{n}x{features}x{outputs}{flags}{'-large' if size > 1 else ''}", make)
@@ -144,22 +144,18 @@ def rope_case(what: str, tokens: int, heads: int, kv_heads: int, dim: int) -> Ca
         rows = torch.randint(0, 3, (tokens,))  # int64 on purpose: any integers are taken
         slots = torch.randperm(tokens + 5)[:tokens].int()
 
-        def call(q: Tensor, k: Tensor, v: Tensor, caches: tuple[Tensor, Tensor], ops: tuple[Callable[..., None], ...]) -> None:
-            for op in ops:
-                arguments = {
-                    "rotate_and_append": (q, k, v, cos, sin, positions, *caches, rows, slots),
-                    "apply": (q, k, cos, sin, positions),
-                    "append": (k, v, *caches, rows, slots),
-                }
-                op(*arguments[op.__name__])
-
-        def outcome(x: Tensor, ops: tuple[Callable[..., None], ...]) -> Outputs:
+        def outcome(x: Tensor, ops: Sequence[Callable[..., None]]) -> Outputs:
             q, k, v = x.clone().split([heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
             q, k, v = q.unflatten(1, (heads, dim)), k.unflatten(1, (kv_heads, dim)), v.unflatten(1, (kv_heads, dim))
-            shape = (2, 3, kv_heads + 1, tokens + 9, dim)
-            reserved = poisoned(*shape, dtype=x.dtype)
+            reserved = poisoned(2, 3, kv_heads + 1, tokens + 9, dim, dtype=x.dtype)
             caches = reserved[0, :, :kv_heads, : tokens + 5], reserved[1, :, :kv_heads, : tokens + 5]
-            call(q, k, v, caches, ops)
+            arguments = {
+                "rotate_and_append": (q, k, v, cos, sin, positions, *caches, rows, slots),
+                "apply": (q, k, cos, sin, positions),
+                "append": (k, v, *caches, rows, slots),
+            }
+            for op in ops:
+                op(*arguments[op.__name__])
             return {"q": q, "k": k, "caches": reserved}
 
         own = {"fused": (rotate_and_append,), "apply": (apply,), "append": (append,)}[what]
@@ -239,15 +235,17 @@ def fill(cache: Tensor, spans: Tensor, rows: Tensor) -> None:
 def flash_grid() -> list[Case]:
     """Lengths x head dimensions x group sizes x selections, the options dealt out in turn."""
     options = cycle(({}, {"rotated": True}, {"softcap": 5.0}, {"kind": "full"}, {"rotated": True, "softcap": 20.0}))
-    cases = []
-    for tokens, dim, (heads, kv_heads) in product((1, 63, 100, 500), (16, 64, 80, 128), ((2, 2), (6, 2), (8, 2), (8, 1))):
-        for selections in {1, kv_heads, heads}:
-            cases.append(flash_case(tokens, dim, heads, kv_heads, selections, **next(options)))  # noqa: PERF401
-    return cases
+    shapes = product((1, 63, 100, 500), (16, 64, 80, 128), ((2, 2), (6, 2), (8, 2), (8, 1)))
+    return [
+        flash_case(tokens, dim, heads, kv_heads, selections, **next(options))
+        for tokens, dim, (heads, kv_heads) in shapes
+        for selections in sorted({1, kv_heads, heads})
+    ]
 
 
 CASES = [
-    *(gemv_case(*shape) for shape in ((1, 576, 576), (1, 63, 49), (2, 500, 100), (2, 5000, 17), (4, 31, 3), (17, 100, 63))),
+    *(gemv_case(*shape) for shape in ((1, 576, 576), (1, 63, 49), (2, 500, 100), (2, 5000, 17))),
+    *(gemv_case(*shape) for shape in ((4, 31, 3), (17, 100, 63))),
     gemv_case(1, 100, 63, bias=True, residual="apart"),
     gemv_case(3, 500, 33, bias=True, residual="in place"),
     gemv_case(5, 2100, 18, bias=True),
@@ -287,4 +285,24 @@ TEAM_CASES = [
     flash_case(500, 64, 9, 3, 1, kind="full", n=1),
     flash_case(500, 128, 4, 1, 4, n=5, rotated=True),
     flash_case(500, 64, 1, 1, 1, kind="full", n=1),
+]
+# Few programs, for the interpreter of the Triton kernels.
+SMALL_CASES = [
+    gemv_case(1, 300, 33, bias=True, residual="apart"),
+    gemv_case(3, 63, 17, bias=True, residual="in place"),
+    gemv_case(17, 100, 20),
+    logits_case(2),
+    gated_case(1, 100, 17, "silu"),
+    gated_case(3, 63, 20, "gelu_tanh"),
+    rms_case(2, 63),
+    rms_case(2, 3, 80, in_place=True),
+    rms_case(3, 100, residual=True),
+    rope_case("fused", 3, 6, 2, 80),
+    rope_case("apply", 2, 3, 1, 16),
+    rope_case("append", 3, 3, 3, 64),
+    *(flash_case(100, 80, 6, 2, s, rotated=True) for s in (1, 2, 6)),
+    flash_case(1, 64, 3, 1, 1, kind="full", n=1),
+    flash_case(100, 64, 2, 2, 1, kind="full", softcap=5.0),
+    flash_case(100, 16, 4, 1, 4, kind="half empty", n=3),
+    flash_case(63, 64, 4, 1, 1, kind="full", scale=300.0),
 ]

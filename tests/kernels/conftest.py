@@ -1,7 +1,12 @@
-"""Backends of the kernels, as a fixture."""
+"""Backends of the kernels, as a fixture.
+
+The Triton kernels run where there is a GPU (`-m gpu`), and in a process started with TRITON_INTERPRET=1, which
+interprets them on the CPU and tests nothing else.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -9,12 +14,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kernels import build
+from kernels import arguments, build
 from kernels.flash_decode import _flash_decode
 from kernels.gemv import _gated, _gemv
 from kernels.rms_norm import _rms_norm
 from kernels.rope import _rope
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GPU = pytest.param("triton", marks=pytest.mark.gpu)
 FUNCTIONS = (_gemv, _gated, _rms_norm, _rope, _flash_decode)
 
 
@@ -26,8 +33,17 @@ def forget() -> None:
 
 
 def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve the kernels from `cpu` (this machine's best), `portable` (no AVX-512) or the `reference`."""
+    """Serve the kernels from `cpu` (this machine's best), `portable` (no AVX-512), the `reference` or `triton`."""
     forget()
+    if name == "triton" and INTERPRETED:
+        monkeypatch.setattr(arguments, "on_gpu", lambda x: True)
+        monkeypatch.setattr(build, "load", lambda op: None)
+        return
+    if name == "triton":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        torch.set_default_device("cuda")
+        return
     if name == "reference":
         monkeypatch.setattr(build, "load", lambda op: None)
         return
@@ -40,10 +56,11 @@ def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(functions[key] is not None for functions in FUNCTIONS for key in functions.names)
 
 
-@pytest.fixture(params=["cpu", "portable", "reference"])
+@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "portable", "reference", GPU])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     use(request.param, monkeypatch)
     yield request.param
+    torch.set_default_device("cpu")
     monkeypatch.undo()
     forget()
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.cases import CASES, TEAM_CASES, Case, Outputs, Trial
+from tests.kernels.cases import CASES, SMALL_CASES, TEAM_CASES, Case, Outputs, Trial
+from tests.kernels.conftest import INTERPRETED
 
 DTYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
@@ -25,8 +26,8 @@ def relative_rms(actual: Tensor, expected: Tensor) -> float:
 
 
 @functools.cache
-def prepared(case: Case, dtype: torch.dtype) -> tuple[Trial, Outputs]:
-    """The same inputs, and the expected outputs, for all backends."""
+def prepared(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Trial, Outputs]:
+    """The same inputs, and the expected outputs, for all backends on a device."""
     torch.manual_seed(0)
     trial = case.make(dtype)
     return trial, trial.expected()
@@ -40,9 +41,9 @@ def check(outputs: Outputs, expected: Outputs, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", SMALL_CASES if INTERPRETED else CASES, ids=lambda case: case.id)
 def test_agrees_with_fp64_reference(case: Case, dtype: torch.dtype, backend: str) -> None:
-    trial, expected = prepared(case, dtype)
+    trial, expected = prepared(case, dtype, torch.get_default_device())
     outputs = trial.run()
     assert all(output.dtype is (torch.float32 if "fp32" in name else dtype) for name, output in outputs.items())
     check(outputs, expected, dtype)
@@ -56,7 +57,7 @@ def test_any_number_of_threads_is_right_and_deterministic(
     case: Case, threads: int, dtype: torch.dtype, backend: str
 ) -> None:
     torch.set_num_threads(threads)
-    trial, expected = prepared(case, dtype)
+    trial, expected = prepared(case, dtype, torch.get_default_device())
     first = {name: output.clone() for name, output in trial.run().items()}
     check(first, expected, dtype)
     for name, again in trial.run().items():

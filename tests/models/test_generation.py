@@ -14,7 +14,7 @@ from suite.errors import UnitError
 from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
 from suite.models.generation import cut_at_stop, generate
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import LanguageModel, Tokenizer
 from tests.models.small import RecordingMeter, our_logits
 from workloads.schema import Completion, Request
 
@@ -190,6 +190,39 @@ def test_times_phases_and_steps_are_told_to_the_meter(endless: LanguageModel) ->
     assert list(done.token_ns) == sorted(done.token_ns)
 
 
+def test_nothing_to_begin_from_or_to_score_is_an_error(endless: LanguageModel) -> None:
+    with pytest.raises(UnitError, match="request r has an empty target"):
+        endless.encode(request(target=""))
+    bare = replace(endless, tokenizer=WithoutBegin(endless.tokenizer))
+    with pytest.raises(UnitError, match="request r has an empty prompt"):
+        bare.encode(request(prompt=""))
+
+
+class WithoutBegin:
+    """A tokenizer whose prompts begin with no special token, as SmolLM2's."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.encode, self.decode = tokenizer.encode, tokenizer.decode
+
+    def prompt(self, text: str, chat: bool) -> list[int]:
+        return self.encode(text)
+
+
+def test_ended_rows_never_make_the_cache_move(endless: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[tuple[KVCache, int]] = []
+    create = endless.decoder.new_cache
+
+    def remembered(batch: int, capacity: int) -> KVCache:
+        cache = create(batch, capacity)
+        caches.append((cache, cache.capacity))
+        return cache
+
+    monkeypatch.setattr(endless.decoder, "new_cache", remembered)
+    run(endless, request("long", prompt="the dog " * 60, max_new_tokens=1), request("short", max_new_tokens=100))
+    ((cache, before),) = caches
+    assert cache.capacity == before
+
+
 class TestPromptsLongerThanTheWindow:
     """The window is 256 tokens."""
 
@@ -200,6 +233,17 @@ class TestPromptsLongerThanTheWindow:
             (done,) = run(endless, request(prompt=self.long, chat=chat, max_new_tokens=4))
             assert 250 <= done.cost.prompt_tokens <= 252
             assert done.notes[0].startswith("middle of the prompt cut: ")
+
+    def test_the_cut_prompt_always_fits(self, endless: LanguageModel) -> None:
+        """Cutting through a character makes more tokens of its halves: each becomes a replacement character."""
+        for start in range(8):
+            prompt = "x" * start + "🙂日" * 100
+            assert len(endless.encode(request(prompt=prompt, max_new_tokens=5)).ids) <= 251
+
+    @pytest.mark.parametrize("asked", [242, 254, 256, 1000])
+    def test_no_room_beside_the_template_is_an_error(self, asked: int, endless: LanguageModel) -> None:
+        with pytest.raises(UnitError, match=rf"asks for {asked} more, but"):
+            endless.encode(request(prompt=self.long, chat=True, max_new_tokens=asked))
 
     def test_refuse_is_an_error_with_the_numbers(self, endless: LanguageModel) -> None:
         with pytest.raises(UnitError, match=r"request r has \d+ prompt tokens and asks for 4 more, .* trained on 256"):

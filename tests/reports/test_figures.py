@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from analysis.report_data import Latencies, ReportData
-from reports import figures
+from reports import figures, machine_figures
+from reports.canvas import FADED
 from reports.style import NEUTRAL
 
 
@@ -23,7 +24,9 @@ def test_speedups_show_the_ratio_and_its_interval(data: ReportData) -> None:
     figure = figures.contest_figures(data.contests[0])["speedups"]
     decode = figure.data[0]
     ratio = next(row for row in rows if row.label == "longheads").ratios["tpot"]
-    assert list(decode.y) == ["longheads", "streaming"]
+    assert list(decode.text) == ["longheads", "streaming"]
+    assert [round(place) for place in decode.y] == [0, 1]
+    assert list(figure.layout.yaxis.ticktext) == ["longheads", "streaming"]
     assert decode.x[0] == pytest.approx(ratio.value)
     assert decode.x[0] + decode.error_x.array[0] == pytest.approx(ratio.high)
     assert decode.x[0] - decode.error_x.arrayminus[0] == pytest.approx(ratio.low)
@@ -45,7 +48,7 @@ def test_the_curve_is_the_distribution_of_the_gaps() -> None:
 
 
 def test_the_roof_bends_at_its_ridge(data: ReportData) -> None:
-    figure = figures.roofline(data.roofs, data.points)
+    figure = machine_figures.roofline(data.roofs, data.points)
     assert figure is not None
     memory = figure.data[0]
     ridge = 500 / 32
@@ -56,21 +59,21 @@ def test_the_roof_bends_at_its_ridge(data: ReportData) -> None:
 
 
 def test_prefill_and_decode_points_per_method(data: ReportData) -> None:
-    figure = figures.roofline(data.roofs, data.points)
+    figure = machine_figures.roofline(data.roofs, data.points)
     assert figure is not None
     names = {trace.name for trace in figure.data if trace.mode == "markers"}
     methods = ("dense", "longheads", "streaming")
     assert names == {f"{method}, {phase}" for method in methods for phase in ("prefill", "decode")}
     assert sum(len(trace.x) for trace in figure.data if trace.mode == "markers") == len(data.points)
     unstable = next(trace for trace in figure.data if trace.name == "longheads, decode")
-    assert sorted(set(unstable.marker.opacity)) == [figures.FADED, 0.9]
+    assert sorted(set(unstable.marker.opacity)) == [FADED, 0.9]
 
 
 def test_a_roof_without_points_and_points_without_a_roof(data: ReportData) -> None:
-    assert figures.roofline(data.roofs, ()) is not None
-    assert figures.roofline((), data.points) is not None
-    assert figures.roofline((), ()) is None
-    assert figures.bandwidth(()) is None
+    assert machine_figures.roofline(data.roofs, ()) is not None
+    assert machine_figures.roofline((), data.points) is not None
+    assert machine_figures.roofline((), ()) is None
+    assert machine_figures.bandwidth(()) is None
 
 
 def test_parts_of_a_prediction_add_up_to_the_measured_time(data: ReportData) -> None:
@@ -80,3 +83,13 @@ def test_parts_of_a_prediction_add_up_to_the_measured_time(data: ReportData) -> 
     first = [trace for trace in figure.data if trace.xaxis == "x"]
     prefill = [p.measured_ms for p in predictions if p.phase == "prefill"]
     assert [sum(parts) for parts in zip(*(trace.x for trace in first), strict=True)] == pytest.approx(prefill)
+
+
+def test_task_scores_stand_where_they_are(data: ReportData) -> None:
+    """Methods are set apart along the rows, never along the axis of the scores."""
+    contest = data.contests[0]
+    figure = figures.contest_figures(contest)["task scores"]
+    drawn = {(trace.name, round(y)): x for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    tasks = list(figure.layout.yaxis.ticktext)
+    assert drawn == {(score.method, tasks.index(score.task)): score.score for score in contest.task_scores}
+    assert figure.layout.scattermode is None

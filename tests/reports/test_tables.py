@@ -6,6 +6,7 @@ import pytest
 
 from analysis.comparison import Comparison
 from analysis.report_data import ReportData
+from analysis.wording import number, signed
 from reports import style, tables
 
 
@@ -26,6 +27,7 @@ def cell(row: Comparison, title: str) -> tables.Cell:
         (0.0, "0"),
         (0.01234, "0.0123"),
         (1.0, "1.00"),
+        (0.99996, "1.00"),
         (27.345, "27.3"),
         (354.6, "355"),
         (12345.6, "12\u202f346"),
@@ -33,7 +35,7 @@ def cell(row: Comparison, title: str) -> tables.Cell:
     ],
 )
 def test_numbers_have_three_significant_digits(value: float | None, text: str) -> None:
-    assert style.number(value) == text
+    assert number(value) == text
 
 
 def test_other_formats() -> None:
@@ -47,7 +49,7 @@ def test_other_formats() -> None:
     ]
     assert style.interval(None, None) == "no interval"
     assert style.interval(1.0, 2.0) == "[1.00, 2.00]"
-    assert [style.signed(value) for value in (1.25, -0.5, 0.0)] == ["+1.2", "−0.50", "0"]
+    assert [signed(value) for value in (1.25, -0.5, 0.0)] == ["+1.2", "−0.50", "0"]
 
 
 def test_the_baseline_is_one_and_uncoloured(rows: dict[str, Comparison]) -> None:

@@ -1,7 +1,8 @@
 """Code completion: programs from a small grammar whose next line follows from an earlier definition.
 
-A program is a list of record types, each with a routine that uses all its fields in the order of the definition. The
-last routine stops before the line asked for; its type's definition stands somewhere further up, or in another file.
+A program is a list of record types, each with a block of statements that handles its fields one by one. The last block
+does for one of these types what an earlier one does, and stops before the line asked for. No line is indented: a prompt
+that ends in a line break and an answer that starts with blanks would be split into tokens as no program text is.
 """
 
 from __future__ import annotations
@@ -18,113 +19,70 @@ FIELDS_A_TYPE = 4
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one language writes a record type, a routine that prints its fields, and one that makes a record."""
+    """How one language writes a comment, a statement about one field, and a statement that makes a whole record."""
 
     language: str
-    string: str
-    file: str
-    define: str
-    print_head: str
-    print_line: str
-    make_head: str
-    make_line: str
-    end: str
+    comment: str
+    statement: str
+    call: str
 
 
-PYTHON = Dialect(
-    language="python",
-    string="",
-    file="# file: {name}.py",
-    define="{Name} = namedtuple('{Name}', '{plain}')",
-    print_head="def print_{name}({name}):",
-    print_line="    print({name}.{field})",
-    make_head="def make_{name}(row):",
-    make_line="    return {Name}({arguments})",
-    end="",
-)
-JAVA = Dialect(
-    language="java",
-    string="String ",
-    file="// file: {Name}.java",
-    define="record {Name}({typed}) {{}}",
-    print_head="static void print{Name}({Name} {name}) {{",
-    print_line="    System.out.println({name}.{field}());",
-    make_head="static {Name} make{Name}(Row row) {{",
-    make_line="    return new {Name}({arguments});",
-    end="\n}",
-)
-CSHARP = Dialect(
-    language="c#",
-    string="string ",
-    file="// file: {Name}.cs",
-    define="record {Name}({typed});",
-    print_head="static void Print{Name}({Name} {name})\n{{",
-    print_line="    Console.WriteLine({name}.{field});",
-    make_head="static {Name} Make{Name}(Row row)\n{{",
-    make_line="    return new {Name}({arguments});",
-    end="\n}",
-)
+PYTHON = Dialect("python", "#", "{name}.set_{field}(row.{field})", "{name} = {Name}({arguments})")
+JAVA = Dialect("java", "//", "{name}.set_{field}(row.{field});", "var {name} = new {Name}({arguments});")
+CSHARP = Dialect("c#", "//", "{name}.{Field} = row.{Field};", "var {name} = new {Name}({arguments});")
 
 
 @dataclass(frozen=True)
 class RecordType:
-    """A record type of the invented program."""
+    """A record type of the invented program, written in a dialect."""
 
     dialect: Dialect
     noun: str
     fields: list[str]
 
-    def write(self, template: str, field: str = "") -> str:
-        """One of the dialect's templates, about this type."""
+    def _write(self, template: str, field: str = "") -> str:
         return template.format(
-            Name=self.noun.title().replace("_", ""),
             name=self.noun,
+            Name=self.noun.title().replace("_", ""),
             field=field,
-            plain=" ".join(self.fields),
-            typed=", ".join(self.dialect.string + name for name in self.fields),
+            Field=field.title(),
             arguments=", ".join(f"row.{name}" for name in self.fields),
         )
 
-    def definition(self) -> str:
-        return self.write(self.dialect.define)
+    def statements(self) -> list[str]:
+        """One line a field, the same in every block about the type."""
+        return [self._write(self.dialect.statement, field) for field in self.fields]
 
-    def printing(self) -> list[str]:
-        """Head and lines of the routine that prints the fields."""
-        return [self.write(self.dialect.print_head), *(self.write(self.dialect.print_line, f) for f in self.fields)]
+    def call(self) -> str:
+        """The line that makes a whole record."""
+        return self._write(self.dialect.call)
 
-    def making(self) -> list[str]:
-        """Head and line of the routine that makes a record."""
-        return [self.write(self.dialect.make_head), self.write(self.dialect.make_line)]
-
-    def unit(self, routine: list[str]) -> str:
-        """The definition with a complete routine after it."""
-        return f"{self.definition()}\n\n" + "\n".join(routine) + self.dialect.end
-
-    def file(self, text: str) -> str:
-        return f"{self.write(self.dialect.file)}\n{text}"
+    def block(self, verb: str, lines: list[str]) -> str:
+        """The lines under a comment that says what they do."""
+        return "\n".join([f"{self.dialect.comment} {verb} {self.noun}", *lines])
 
 
 def one_file(world: World, dataset: str, tokens: int) -> Draft:
-    """lcc: one long file whose last routine prints the fields of a record; the answer is its next line."""
+    """lcc: one long file; its last block repeats an earlier one's lines, and the answer is the next of them."""
     types = _types(world, world.rng.choice((PYTHON, JAVA, CSHARP)))
     target = next(types)
-    lines = target.printing()
-    shown = world.rng.randrange(2, len(lines))
-    units = _until(tokens, types, lambda kind: kind.unit(kind.printing()))
-    units.insert(world.rng.randrange(len(units) + 1), evidence(target.definition()))
-    whole = join([*units, Passage("\n".join(lines[:shown]) + "\n")], "\n\n")
+    lines = target.statements()
+    shown = world.rng.randrange(1, len(lines))
+    blocks = _until(tokens, types, lambda kind: kind.block("create", kind.statements()))
+    blocks.insert(world.rng.randrange(len(blocks) + 1), evidence(target.block("create", lines)))
+    whole = join([*blocks, Passage(target.block("update", lines[:shown]) + "\n")], "\n\n")
     return Draft("", whole.text, [lines[shown]], whole.evidence, language=target.dialect.language)
 
 
 def two_files(world: World, dataset: str, tokens: int) -> Draft:
-    """repobench-p: the other files are the context; the current one, in `input`, ends where a record is to be made."""
+    """repobench-p: the other files are the context; the current one, in `input`, makes a record as one of them does."""
     types = _types(world, world.rng.choice((PYTHON, JAVA)))
     target = next(types)
-    head, answer = target.making()
-    files = _until(tokens, types, lambda kind: kind.file(kind.unit(kind.making())))
-    files.insert(world.rng.randrange(len(files) + 1), evidence(target.file(target.definition())))
-    whole = join(files, "\n\n")
-    return Draft(f"\n\n{head}\n", whole.text, [answer], whole.evidence, language=target.dialect.language)
+    files = _until(tokens, types, lambda kind: kind.block("file: create", [kind.call()]))
+    files.insert(world.rng.randrange(len(files) + 1), evidence(target.block("file: create", [target.call()])))
+    whole = join([*files, Passage("")], "\n\n")
+    current = target.block("file: update", []) + "\n"
+    return Draft(current, whole.text, [target.call()], whole.evidence, language=target.dialect.language)
 
 
 def _types(world: World, dialect: Dialect) -> Iterator[RecordType]:

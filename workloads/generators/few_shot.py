@@ -69,6 +69,7 @@ def trivia(world: World, dataset: str, tokens: int) -> Draft:
 
 def dialogue(world: World, dataset: str, tokens: int) -> Draft:
     """Dialogue, summary; the last dialogue is to be summarised in the same form."""
+
     def example() -> tuple[str, str]:
         shape = world.rng.choice(world.lexicon["dialogues"])
         bound: dict[str, str] = {}

@@ -8,6 +8,8 @@ from workloads.generators.world import World
 from workloads.lengths import estimate_tokens
 
 PARAGRAPHS_TO_SEARCH = 30
+"""As the English prompt says. The Chinese one names no number, and shorter items have fewer paragraphs there."""
+TOKENS_TO_SEARCH_ZH = 60
 TOKENS_TO_COUNT = 120
 """Length of a paragraph of passage_count; their number follows from the item's length, 4 to 50."""
 
@@ -25,13 +27,16 @@ def passage_count(world: World, dataset: str, tokens: int) -> Draft:
 
 
 def passage_retrieval(world: World, dataset: str, tokens: int, label: str) -> Draft:
-    """Thirty numbered paragraphs; the abstract states again the fact that only one of them holds."""
+    """Numbered paragraphs; the abstract states again the fact that only one of them holds."""
+    total = PARAGRAPHS_TO_SEARCH
+    if not world.blank:
+        total = max(5, min(total, tokens // TOKENS_TO_SEARCH_ZH))
     chains = [chain for chain in world.lexicon["facts"][_FACTS[dataset]] if len(chain["facts"]) == 1]
-    drawn = [instance(world, world.rng.choice(chains))[0][0] for _ in range(PARAGRAPHS_TO_SEARCH)]
-    answer = world.rng.randrange(PARAGRAPHS_TO_SEARCH)
+    drawn = [instance(world, world.rng.choice(chains))[0][0] for _ in range(total)]
+    answer = world.rng.randrange(total)
     passages = []
     for index, fact in enumerate(drawn):
-        text = f"{label}{index + 1}: {_of_length(world, [fact], tokens // PARAGRAPHS_TO_SEARCH)}"
+        text = f"{label}{index + 1}: {_of_length(world, [fact], tokens // total)}"
         passages.append(evidence(text) if index == answer else Passage(text))
     whole = join(passages, "\n\n")
     return Draft(drawn[answer], whole.text, [f"{label}{answer + 1}"], whole.evidence, unique=False)

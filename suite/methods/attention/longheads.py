@@ -153,8 +153,8 @@ def split(x: Tensor, chunk: int) -> Tensor:
 def represent(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Chunk representations c_i [m, H, D] in fp32 of m chunks: paper section 3.2, two attentions inside the chunk.
 
-    q [m, H, w, D], keys and values [m, G, w, D], q and keys rotated by their positions in the chunk. The first attention
-    is bidirectional; the mean of its outputs is the query of the second, whose values are the keys.
+    q [m, H, w, D], keys and values [m, G, w, D], q and keys rotated inside their chunk. The first attention is
+    bidirectional; the mean of its outputs is the query of the second, whose values are the keys.
     """
     q, keys, values = q.float(), keys.float(), values.float()
     inside = functional.scaled_dot_product_attention(q, keys, values, scale=scale, enable_gqa=True)
@@ -169,7 +169,7 @@ def candidate_mask(full: Tensor, chunks: int) -> Tensor:
 
 
 def slot_spans(best: Tensor, seen: Tensor, chunk: int, *, own: bool) -> Tensor:
-    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, unfinished chunk) of rows having seen `seen`.
+    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, tail) of rows having seen `seen`.
 
     best [T, S, k] ascending. Slot s of the list starts at position s w; the query is at the last entry's position.
     """

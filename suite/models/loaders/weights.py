@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,15 +64,27 @@ def build(config: ModelConfig, tensors: Tensors, dtype: Dtype, where: str) -> De
     needed = {name: source_names(name, config) for name, _ in decoder.named_parameters()}
     _check_names({source for sources in needed.values() for source in sources}, tensors, config, where)
     state = {}
-    for name, sources in needed.items():
-        parameter = decoder.get_parameter(name)
-        norm = isinstance(decoder.get_submodule(name.rpartition(".")[0]), RMSNorm)
-        full = torch.empty(parameter.shape, dtype=torch.float32 if norm else TORCH_DTYPES[dtype])
-        _fill(full, sources, tensors, config, where)
-        if norm and config.post_norms:
-            full += 1  # Gemma's checkpoints hold the distance of the norm weights from one
-        state[name] = full
+    with _one_thread():
+        for name, sources in needed.items():
+            parameter = decoder.get_parameter(name)
+            norm = isinstance(decoder.get_submodule(name.rpartition(".")[0]), RMSNorm)
+            full = torch.empty(parameter.shape, dtype=torch.float32 if norm else TORCH_DTYPES[dtype])
+            _fill(full, sources, tensors, config, where)
+            if norm and config.post_norms:
+                full += 1  # Gemma's checkpoints hold the distance of the norm weights from one
+            state[name] = full
     return _assign(decoder, state)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Copying is bound by memory, and hundreds of small parallel copies wait for their threads on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _NoInit(TorchFunctionMode):

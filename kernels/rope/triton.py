@@ -1,0 +1,125 @@
+"""Rotary embedding and KV append on the GPU: one program per token."""
+
+# No `from __future__ import annotations`: Triton reads the annotations.
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.jit import Variant, jit, variant
+
+
+@jit
+def rotate_heads(
+    x: Any, inner: Any, cos: Any, sin: Any, heads: Any, dim: Any, HEADS: tl.constexpr, HALF: tl.constexpr
+) -> None:
+    """Rotate x [heads, dim] in place by the angles cos and sin [dim/2]."""
+    h, i, half = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF), dim // 2
+    valid = (h < heads) & (i < half)[None, :]
+    c, s = tl.load(cos + i, i < half, 0.0)[None, :], tl.load(sin + i, i < half, 0.0)[None, :]
+    first = x + h * inner + i[None, :]
+    a, b = tl.load(first, valid, 0.0).to(tl.float32), tl.load(first + half, valid, 0.0).to(tl.float32)
+    tl.store(first, (a * c - b * s).to(x.dtype.element_ty), valid)
+    tl.store(first + half, (b * c + a * s).to(x.dtype.element_ty), valid)
+
+
+@jit
+def copy_heads(
+    x: Any, inner: Any, cache: Any, cache_inner: Any, heads: Any, dim: Any, HEADS: tl.constexpr, DIM: tl.constexpr
+) -> None:
+    """x [heads, dim] to one slot of a cache whose heads are `cache_inner` apart."""
+    h, d = tl.arange(0, HEADS)[:, None], tl.arange(0, DIM)[None, :]
+    valid = (h < heads) & (d < dim)
+    tl.store(cache + h.to(tl.int64) * cache_inner + d, tl.load(x + h * inner + d, valid), valid)
+
+
+@jit
+def rope_kernel(
+    q: Any,
+    q_outer: Any,
+    q_inner: Any,
+    k: Any,
+    k_outer: Any,
+    k_inner: Any,
+    v: Any,
+    v_outer: Any,
+    v_inner: Any,
+    cos: Any,
+    sin: Any,
+    positions: Any,
+    key_cache: Any,
+    key_outer: Any,
+    key_inner: Any,
+    value_cache: Any,
+    value_outer: Any,
+    value_inner: Any,
+    rows: Any,
+    slots: Any,
+    heads: Any,
+    kv_heads: Any,
+    dim: Any,
+    ROTATE: tl.constexpr,
+    APPEND: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+) -> None:
+    """Token n: rotate q[n] and k[n] to positions[n], write k[n] and v[n] to slot slots[n] of cache row rows[n]."""
+    n = tl.program_id(0)
+    if ROTATE:
+        table = tl.load(positions + n).to(tl.int64) * (dim // 2)
+        rotate_heads(q + n * q_outer, q_inner, cos + table, sin + table, heads, dim, HEADS, DIM // 2)
+        rotate_heads(k + n * k_outer, k_inner, cos + table, sin + table, kv_heads, dim, KV_HEADS, DIM // 2)
+    if ROTATE and APPEND:
+        tl.debug_barrier()  # k is read again, by other threads of this program
+    if APPEND:
+        row, slot = tl.load(rows + n).to(tl.int64), tl.load(slots + n).to(tl.int64) * dim
+        copy_heads(
+            k + n * k_outer, k_inner, key_cache + row * key_outer + slot, key_inner, kv_heads, dim, KV_HEADS, DIM
+        )
+        value_slot = value_cache + row * value_outer + slot
+        copy_heads(v + n * v_outer, v_inner, value_slot, value_inner, kv_heads, dim, KV_HEADS, DIM)
+
+
+def rope(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    tables: tuple[Tensor, Tensor, Tensor] | None,
+    caches: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+) -> None:
+    """Rotate by `tables` (cos, sin, positions) if given; append to `caches` (keys, values, rows, slots) if given."""
+    cos, sin, positions = tables or (None, None, None)
+    key_cache, value_cache, rows, slots = caches or (None, None, None, None)
+    tokens, kv_heads, dim = k.shape
+    rope_kernel[(tokens,)](
+        *_view(q),
+        *_view(k),
+        *_view(v),
+        cos,
+        sin,
+        positions,
+        *_view(key_cache),
+        *_view(value_cache),
+        rows,
+        slots,
+        q.shape[1],
+        kv_heads,
+        dim,
+        ROTATE=tables is not None,
+        APPEND=caches is not None,
+        HEADS=triton.next_power_of_2(q.shape[1]),
+        KV_HEADS=triton.next_power_of_2(kv_heads),
+        DIM=triton.next_power_of_2(dim),
+    )
+
+
+def _view(x: Tensor | None) -> tuple[Tensor | None, int, int]:
+    return (None, 0, 0) if x is None else (x, x.stride(0), x.stride(1))
+
+
+def variants() -> list[Variant]:
+    """What ahead-of-time compilation should cover: the fused step of a 32-head, D = 128 model in bf16."""
+    types = "*bf16 i32 i32 " * 3 + "*fp32 *fp32 *i32 " + "*bf16 i32 i32 " * 2 + "*i32 *i32 i32 i32 i32"
+    return [variant("rope", rope_kernel, types, ROTATE=1, APPEND=1, HEADS=32, KV_HEADS=8, DIM=128)]
