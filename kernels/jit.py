@@ -19,7 +19,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @jit
-def dot(a: Any, b: Any, sums: Any) -> Any:
+def dot(a: tl.tensor, b: tl.tensor, sums: tl.tensor) -> tl.tensor:
     """sums + a b in fp32. The interpreter of Triton 3.9 multiplies bf16 as if its bits were integers, hence widened."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)

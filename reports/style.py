@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
+from analysis.comparison import BASELINE
 from analysis.wording import NONE, number
 
 NEUTRAL = "#7c8798"
@@ -14,14 +16,10 @@ PHASES = {"prefill": "prefill, ms", "decode": "decode, ms per token"}
 PHASE_SYMBOLS = {"prefill": "square", "decode": "circle"}
 
 
-def colours(methods: Iterable[str], baseline: str = "dense") -> dict[str, str]:
-    """One colour per method label, the same in every figure of a report; those of the baseline are grey."""
-    chosen: dict[str, str] = {}
-    for method in dict.fromkeys(methods):
-        is_baseline = method == baseline or method.startswith(f"{baseline} ·")
-        taken = sum(colour != NEUTRAL for colour in chosen.values())
-        chosen[method] = NEUTRAL if is_baseline else PALETTE[taken % len(PALETTE)]
-    return chosen
+def colours(methods: Iterable[str]) -> dict[str, str]:
+    """One colour per method label, in order of appearance; the dense baseline is grey and takes none."""
+    others = [method for method in dict.fromkeys(methods) if method != BASELINE]
+    return {BASELINE: NEUTRAL, **dict(zip(others, itertools.cycle(PALETTE), strict=False))}
 
 
 def percent(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class LongBench(Workload):
 
     name = "longbench"
     version = f"1.{GENERATOR_VERSION}"
-    tasks = tuple(TASKS)
+    tasks: tuple[str, ...] = tuple(TASKS)
     score_name = "score, 0-100"
     Config = LongBenchConfig
     config: LongBenchConfig
@@ -88,17 +88,17 @@ class LongBench(Workload):
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         """Reads the whole file of the task first, so that a bad line is known before any request is served."""
         self.check_task(task)
-        records = self._records(task, limit, seed)
-        classes = tuple(records[-1].all_classes or ()) if records else ()  # the released scorer takes the last record's
-        return (self._request(task, index, record, classes, seed) for index, record in enumerate(records[:limit]))
+        if task not in self._files:
+            generated = gen_longbench(seed, task, limit, self.config.target_tokens)
+            records: Iterable[LongBenchRecord] = map(LongBenchRecord.model_validate, generated)
+            return (
+                self._request(task, index, record, record.all_classes, seed) for index, record in enumerate(records)
+            )
+        found = load_records(self._files[task], task)
+        classes = found[-1].all_classes  # the released scorer takes the last record's for all
+        return (self._request(task, index, record, classes, seed) for index, record in enumerate(found[:limit]))
 
-    def _records(self, task: str, limit: int, seed: int) -> Sequence[LongBenchRecord]:
-        if task in self._files:
-            return load_records(self._files[task], task)
-        generated = gen_longbench(seed, task, limit, self.config.target_tokens)
-        return [LongBenchRecord.model_validate(record) for record in generated]
-
-    def _request(self, task: str, index: int, record: LongBenchRecord, classes: tuple[str, ...], seed: int) -> Request:
+    def _request(self, task: str, index: int, record: LongBenchRecord, classes: list[str] | None, seed: int) -> Request:
         info, template = TASKS[task], self._templates[task]
         start = len(template[: template.index("{context}")].format(**record.fields()))
         return Request(
@@ -117,7 +117,7 @@ class LongBench(Workload):
                 "language": record.language,
                 "length": record.length,
                 "length_bin": length_bin(record.length),
-                "all_classes": list(classes),
+                "all_classes": classes or [],
                 "depth": record.depth,
                 "evidence_spans": [[start + low, start + high] for low, high in record.evidence_spans],
             },

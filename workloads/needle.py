@@ -155,7 +155,7 @@ def _haystack(world: World, tokens: int) -> list[str]:
 
 
 def _insertion(sentences: list[str], depth: int) -> tuple[int, float]:
-    """How many sentences go before the needle, and the depth (%) this makes: the last full stop at or before `depth`."""
+    """How many sentences go before the needle (back to the full stop before `depth`), and the depth it gets (%)."""
     ends = [0, *accumulate(estimate_tokens(" " + sentence) for sentence in sentences)]
     wanted = int(ends[-1] * depth / 100)
     before = max(count for count, end in enumerate(ends) if end <= wanted)

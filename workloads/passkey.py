@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from workloads.generators.seeding import item_rng
 from workloads.lengths import estimate_tokens
@@ -31,9 +31,15 @@ class PasskeyRecord(BaseModel):
 
 
 class PasskeyConfig(WorkloadConfig):
-    """`lengths`: prompt lengths in tokens by the suite's own estimate; each is a task. Completions report true counts."""
+    """`lengths`: of the prompt in tokens, by the suite's own estimate; each is a task. Completions have true counts."""
 
     lengths: tuple[Annotated[int, Field(ge=100, le=1_000_000)], ...] = Field(default=(256, 512, 1024), min_length=1)
+
+    @field_validator("lengths", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """A command line gives "256,512"."""
+        return value.split(",") if isinstance(value, str) else value
 
 
 class Passkey(Workload):
@@ -44,7 +50,7 @@ class Passkey(Workload):
 
     name = "passkey"
     version = "1"
-    tasks = ("256", "512", "1024")
+    tasks: tuple[str, ...] = ("256", "512", "1024")
     score_name = "exact match, 0-100"
     Config = PasskeyConfig
     config: PasskeyConfig

@@ -47,9 +47,9 @@ def training_batch(
 ) -> tuple[IntArray, BoolArray]:
     """Sequences for the trainer: token ids [batch, length] and the mask [batch, length] of the tokens to predict.
 
-    Every sequence starts with `<bos>` and ends with `queries` questions and their answers. `mask[b, t]` is true where
-    token t is an answer digit: its loss is taken from the logits at t - 1. With `queries` = 1 a sequence is exactly an
-    evaluation item of that length followed by its answer.
+    Every sequence starts with `<bos>` and ends with `queries` questions and their answers; more questions than pairs
+    ask for some pair again. `mask[b, t]` is true where token t is an answer digit: its loss is taken from the logits at
+    t - 1. With `queries` = 1 a sequence is exactly an evaluation item of that length followed by its answer.
     """
     ids = np.stack([_sequence(rng, length, queries, pairs)[0] for _ in range(batch)])
     mask = np.zeros(ids.shape, dtype=np.bool_)
@@ -62,10 +62,10 @@ def training_batch(
 def _sequence(rng: np.random.Generator, length: int, queries: int, pairs: int) -> tuple[IntArray, IntArray, IntArray]:
     """Token ids [length], where each pair starts [pairs], and which pair each query asks for [queries]."""
     fillers = length - 1 - pairs * PAIR_TOKENS - queries * QUERY_TOKENS
-    if fillers < 0 or not 1 <= queries <= pairs <= len(KEYS):
+    if fillers < 0 or queries < 1 or not 1 <= pairs <= len(KEYS):
         raise DataError(
-            f"{pairs} pairs and {queries} queries do not fit into {length} tokens; "
-            f"expected 1 <= queries <= pairs <= {len(KEYS)} and a length of at least {length - fillers}."
+            f"{pairs} pairs and {queries} queries do not fit into {length} tokens; expected at least 1 query, "
+            f"1 to {len(KEYS)} pairs, and a length of at least {length - fillers}."
         )
     keys = _KEY + rng.choice(len(KEYS), pairs, replace=False)
     digits = _DIGIT + rng.integers(len(DIGITS), size=(pairs, ANSWER_DIGITS))
@@ -74,7 +74,7 @@ def _sequence(rng: np.random.Generator, length: int, queries: int, pairs: int) -
     ids[0] = _BOS
     facts = np.column_stack([keys, digits])
     ids[starts[:, None] + np.arange(PAIR_TOKENS)] = facts
-    asked = rng.permutation(pairs)[:queries]
+    asked = rng.permutation(pairs)[:queries] if queries <= pairs else rng.integers(pairs, size=queries)
     tail = np.column_stack([np.full(queries, _ASK), facts[asked]])
     ids[length - queries * QUERY_TOKENS :] = tail.ravel()
     return ids, starts, asked

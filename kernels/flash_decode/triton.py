@@ -1,8 +1,6 @@
 """Split-KV attention over token spans on the GPU: partial results per split, then a merge through the log-sum-exp."""
 
 # No `from __future__ import annotations`: Triton reads the annotations.
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +15,16 @@ PROGRAMS_PER_PROCESSOR = 4
 
 
 @jit
-def rotated_query(q: Any, head_stride: Any, h: Any, valid: Any, cos: Any, sin: Any, dim: Any, DIM: tl.constexpr) -> Any:
+def rotated_query(
+    q: tl.tensor,
+    head_stride: tl.tensor,
+    h: tl.tensor,
+    valid: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    dim: tl.tensor,
+    DIM: tl.constexpr,
+) -> tl.tensor:
     """Rows h of q [heads, dim], rotated by the angles cos and sin [dim/2]: fp32 [h, DIM]."""
     d, half = tl.arange(0, DIM), dim // 2
     other, sign = tl.where(d < half, d + half, d - half), tl.where(d < half, -1.0, 1.0)
@@ -29,30 +36,30 @@ def rotated_query(q: Any, head_stride: Any, h: Any, valid: Any, cos: Any, sin: A
 
 @jit
 def partial_kernel(
-    q: Any,
-    q_outer: Any,
-    q_inner: Any,
-    keys: Any,
-    key_outer: Any,
-    key_inner: Any,
-    values: Any,
-    value_outer: Any,
-    value_inner: Any,
-    spans: Any,
-    selections: Any,
-    span_count: Any,
-    cache_rows: Any,
-    cos: Any,
-    sin: Any,
-    scale: Any,
-    softcap: Any,
-    partial: Any,
-    largest: Any,
-    total: Any,
-    groups: Any,
-    kv_heads: Any,
-    group_heads: Any,
-    dim: Any,
+    q: tl.tensor,
+    q_outer: tl.tensor,
+    q_inner: tl.tensor,
+    keys: tl.tensor,
+    key_outer: tl.tensor,
+    key_inner: tl.tensor,
+    values: tl.tensor,
+    value_outer: tl.tensor,
+    value_inner: tl.tensor,
+    spans: tl.tensor,
+    selections: tl.tensor,
+    span_count: tl.tensor,
+    cache_rows: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    partial: tl.tensor,
+    largest: tl.tensor,
+    total: tl.tensor,
+    groups: tl.tensor,
+    kv_heads: tl.tensor,
+    group_heads: tl.tensor,
+    dim: tl.tensor,
     ROTATE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEADS: tl.constexpr,
@@ -104,9 +111,9 @@ def partial_kernel(
                 logit = softcap * (2 * tl.sigmoid(2 * logit / softcap) - 1)
             logit = tl.where((tile + t < last)[None, :], logit * 1.4426950408889634, float("-inf"))
             new_peak = tl.maximum(peak, tl.max(logit, 1))
-            shrink, p = tl.exp2(peak - new_peak), tl.exp2(logit - new_peak[:, None])
-            sums = dot(p.to(v.dtype), v, sums * shrink[:, None])
-            weight = weight * shrink + tl.sum(p, 1)
+            shrink, p = tl.exp2(peak - new_peak), tl.exp2(logit - new_peak[:, None]).to(v.dtype)
+            sums = dot(p, v, sums * shrink[:, None])
+            weight = weight * shrink + tl.sum(p.to(tl.float32), 1)
             peak = new_peak
     where = (row * heads + head).to(tl.int64) * splits + split
     tl.store(partial + where[:, None] * dim + d[None, :], sums, valid_q)
@@ -116,13 +123,13 @@ def partial_kernel(
 
 @jit
 def merge_kernel(
-    partial: Any,
-    largest: Any,
-    total: Any,
-    out: Any,
-    lse: Any,
-    splits: Any,
-    dim: Any,
+    partial: tl.tensor,
+    largest: tl.tensor,
+    total: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
+    splits: tl.tensor,
+    dim: tl.tensor,
     SPLITS: tl.constexpr,
     DIM: tl.constexpr,
 ) -> None:

@@ -1,8 +1,6 @@
 """Few-row linear layers on the GPU. A program makes BLOCK_O outputs for all rows; weights are read once."""
 
 # No `from __future__ import annotations`: Triton reads the annotations.
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,8 +13,16 @@ ROWS = 16  # the least a tensor core takes; a single row is multiplied without i
 
 @jit
 def products(
-    x: Any, x_stride: Any, weight: Any, o: Any, n: Any, rows: Any, features: Any, outputs: Any, BLOCK_I: tl.constexpr
-) -> Any:
+    x: tl.tensor,
+    x_stride: tl.tensor,
+    weight: tl.tensor,
+    o: tl.tensor,
+    n: tl.tensor,
+    rows: tl.tensor,
+    features: tl.tensor,
+    outputs: tl.tensor,
+    BLOCK_I: tl.constexpr,
+) -> tl.tensor:
     """Rows n [N] of x times rows o [O] of weight -> fp32 [N, O]."""
     sums = tl.zeros((n.shape[0], o.shape[0]), tl.float32)
     for start in range(0, features, BLOCK_I):
@@ -33,17 +39,17 @@ def products(
 
 @jit
 def gemv_kernel(
-    x: Any,
-    x_stride: Any,
-    weight: Any,
-    bias: Any,
-    residual: Any,
-    residual_stride: Any,
-    out: Any,
-    out_stride: Any,
-    rows: Any,
-    features: Any,
-    outputs: Any,
+    x: tl.tensor,
+    x_stride: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    residual: tl.tensor,
+    residual_stride: tl.tensor,
+    out: tl.tensor,
+    out_stride: tl.tensor,
+    rows: tl.tensor,
+    features: tl.tensor,
+    outputs: tl.tensor,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -64,14 +70,14 @@ def gemv_kernel(
 
 @jit
 def gated_gemv_kernel(
-    x: Any,
-    x_stride: Any,
-    weight: Any,
-    out: Any,
-    out_stride: Any,
-    rows: Any,
-    features: Any,
-    intermediate: Any,
+    x: tl.tensor,
+    x_stride: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    out_stride: tl.tensor,
+    rows: tl.tensor,
+    features: tl.tensor,
+    intermediate: tl.tensor,
     GELU: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_O: tl.constexpr,

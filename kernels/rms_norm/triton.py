@@ -1,8 +1,6 @@
 """RMS normalisation on the GPU: one program per row."""
 
 # No `from __future__ import annotations`: Triton reads the annotations.
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,19 +10,19 @@ from kernels.jit import Variant, jit, variant
 
 @jit
 def rms_norm_kernel(
-    x: Any,
-    x_outer: Any,
-    x_inner: Any,
-    residual: Any,
-    r_outer: Any,
-    r_inner: Any,
-    out: Any,
-    o_outer: Any,
-    o_inner: Any,
-    weight: Any,
-    eps: Any,
-    inner: Any,
-    width: Any,
+    x: tl.tensor,
+    x_outer: tl.tensor,
+    x_inner: tl.tensor,
+    residual: tl.tensor,
+    r_outer: tl.tensor,
+    r_inner: tl.tensor,
+    out: tl.tensor,
+    o_outer: tl.tensor,
+    o_inner: tl.tensor,
+    weight: tl.tensor,
+    eps: tl.tensor,
+    inner: tl.tensor,
+    width: tl.tensor,
     HAS_RESIDUAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:

@@ -26,26 +26,17 @@ def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> 
     """
     if counting.active is not None:
         _record_rotation(q, k)
-    function = _rope[q.dtype] if q.is_cpu and q.stride()[2] == k.stride()[2] == 1 else None
-    if function is None or cos.dtype is not torch.float32:
-        if arguments.on_gpu(q):
+    function = _rope[q.dtype] if q.is_cpu else None
+    matches = _rotatable(q, k, cos)
+    if function is None or not matches:
+        if matches and arguments.on_gpu(q):
             from kernels.rope import triton as gpu
 
             return gpu.rope(q, k, None, (cos, sin, positions), None)
         return reference.apply(q, k, cos, sin, positions)
     positions = as_int32(positions)
-    function(
-        *view(q),
-        *view(k),
-        None,
-        0,
-        0,
-        cos.data_ptr(),
-        sin.data_ptr(),
-        positions.data_ptr(),
-        *_NO_CACHES,
-        *_shape(q, k),
-    )
+    tables = cos.data_ptr(), sin.data_ptr(), positions.data_ptr()
+    function(*view(q), *view(k), None, 0, 0, *tables, *_NO_CACHES, *_shape(q, k))
     return None
 
 
@@ -53,29 +44,17 @@ def append(k: Tensor, v: Tensor, key_cache: Tensor, value_cache: Tensor, rows: T
     """Write k and v [N, G, D] to [rows[i], :, slots[i]] of the caches [B, G, C, D] (any batch and head strides)."""
     if counting.active is not None:
         _record_append(k)
-    function = _rope[k.dtype] if k.is_cpu and k.stride()[2] == v.stride()[2] == 1 else None
-    if function is None or not _appendable(k, key_cache):
-        if arguments.on_gpu(k):
+    function = _rope[k.dtype] if k.is_cpu else None
+    matches = _appendable(k, v, key_cache)
+    if function is None or not matches:
+        if matches and arguments.on_gpu(k):
             from kernels.rope import triton as gpu
 
             return gpu.rope(k, k, v, None, (key_cache, value_cache, rows, slots))
         return reference.append(k, v, key_cache, value_cache, rows, slots)
     rows, slots = as_int32(rows), as_int32(slots)
-    function(
-        None,
-        0,
-        0,
-        *view(k),
-        *view(v),
-        None,
-        None,
-        None,
-        *view(key_cache),
-        *view(value_cache),
-        rows.data_ptr(),
-        slots.data_ptr(),
-        *_shape(k, k),
-    )
+    caches = *view(key_cache), *view(value_cache), rows.data_ptr(), slots.data_ptr()
+    function(None, 0, 0, *view(k), *view(v), None, None, None, *caches, *_shape(k, k))
     return None
 
 
@@ -95,28 +74,19 @@ def rotate_and_append(
     if counting.active is not None:
         _record_rotation(q, k)
         _record_append(k)
-    function = _rope[q.dtype] if q.is_cpu and q.stride()[2] == k.stride()[2] == 1 else None
-    if function is None or cos.dtype is not torch.float32 or not _appendable(k, key_cache):
-        if arguments.on_gpu(q):
+    function = _rope[q.dtype] if q.is_cpu else None
+    matches = _rotatable(q, k, cos) and _appendable(k, v, key_cache)
+    if function is None or not matches:
+        if matches and arguments.on_gpu(q):
             from kernels.rope import triton as gpu
 
             return gpu.rope(q, k, v, (cos, sin, positions), (key_cache, value_cache, rows, slots))
         reference.apply(q, k, cos, sin, positions)
         return reference.append(k, v, key_cache, value_cache, rows, slots)
     positions, rows, slots = as_int32(positions), as_int32(rows), as_int32(slots)
-    function(
-        *view(q),
-        *view(k),
-        *view(v),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        positions.data_ptr(),
-        *view(key_cache),
-        *view(value_cache),
-        rows.data_ptr(),
-        slots.data_ptr(),
-        *_shape(q, k),
-    )
+    tables = cos.data_ptr(), sin.data_ptr(), positions.data_ptr()
+    caches = *view(key_cache), *view(value_cache), rows.data_ptr(), slots.data_ptr()
+    function(*view(q), *view(k), *view(v), *tables, *caches, *_shape(q, k))
     return None
 
 
@@ -128,9 +98,15 @@ def _shape(q: Tensor, k: Tensor) -> tuple[int, int, int, int, int]:
     return tokens, q.shape[1], kv_heads, head_dim, torch.get_num_threads()
 
 
-def _appendable(k: Tensor, cache: Tensor) -> bool:
+def _rotatable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
+    return q.stride()[2] == 1 == k.stride()[2] and k.dtype is q.dtype and cos.dtype is torch.float32
+
+
+def _appendable(k: Tensor, v: Tensor, cache: Tensor) -> bool:
     """The kernel converts no dtypes and expects the elements of a token side by side, tokens D apart."""
-    return cache.dtype is k.dtype and cache.stride()[2] == cache.shape[3]
+    if cache.dtype is not k.dtype or v.dtype is not k.dtype:
+        return False
+    return k.stride()[2] == 1 == v.stride()[2] and cache.stride()[2] == cache.shape[3]
 
 
 def _record_rotation(q: Tensor, k: Tensor) -> None:

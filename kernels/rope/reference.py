@@ -24,5 +24,5 @@ def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> 
 
 def append(k: Tensor, v: Tensor, key_cache: Tensor, value_cache: Tensor, rows: Tensor, slots: Tensor) -> None:
     """Write k and v [N, G, D] to [rows[i], :, slots[i]] of the caches [B, G, C, D]."""
-    key_cache[rows.long(), :, slots.long()] = k
-    value_cache[rows.long(), :, slots.long()] = v
+    key_cache[rows.long(), :, slots.long()] = k.to(key_cache.dtype)
+    value_cache[rows.long(), :, slots.long()] = v.to(value_cache.dtype)

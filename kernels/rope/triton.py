@@ -1,8 +1,6 @@
 """Rotary embedding and KV append on the GPU: one program per token."""
 
 # No `from __future__ import annotations`: Triton reads the annotations.
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,7 +10,14 @@ from kernels.jit import Variant, jit, variant
 
 @jit
 def rotate_heads(
-    x: Any, inner: Any, cos: Any, sin: Any, heads: Any, dim: Any, HEADS: tl.constexpr, HALF: tl.constexpr
+    x: tl.tensor,
+    inner: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    heads: tl.tensor,
+    dim: tl.tensor,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
 ) -> None:
     """Rotate x [heads, dim] in place by the angles cos and sin [dim/2]."""
     h, i, half = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF), dim // 2
@@ -26,7 +31,14 @@ def rotate_heads(
 
 @jit
 def copy_heads(
-    x: Any, inner: Any, cache: Any, cache_inner: Any, heads: Any, dim: Any, HEADS: tl.constexpr, DIM: tl.constexpr
+    x: tl.tensor,
+    inner: tl.tensor,
+    cache: tl.tensor,
+    cache_inner: tl.tensor,
+    heads: tl.tensor,
+    dim: tl.tensor,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
 ) -> None:
     """x [heads, dim] to one slot of a cache whose heads are `cache_inner` apart."""
     h, d = tl.arange(0, HEADS)[:, None], tl.arange(0, DIM)[None, :]
@@ -36,29 +48,29 @@ def copy_heads(
 
 @jit
 def rope_kernel(
-    q: Any,
-    q_outer: Any,
-    q_inner: Any,
-    k: Any,
-    k_outer: Any,
-    k_inner: Any,
-    v: Any,
-    v_outer: Any,
-    v_inner: Any,
-    cos: Any,
-    sin: Any,
-    positions: Any,
-    key_cache: Any,
-    key_outer: Any,
-    key_inner: Any,
-    value_cache: Any,
-    value_outer: Any,
-    value_inner: Any,
-    rows: Any,
-    slots: Any,
-    heads: Any,
-    kv_heads: Any,
-    dim: Any,
+    q: tl.tensor,
+    q_outer: tl.tensor,
+    q_inner: tl.tensor,
+    k: tl.tensor,
+    k_outer: tl.tensor,
+    k_inner: tl.tensor,
+    v: tl.tensor,
+    v_outer: tl.tensor,
+    v_inner: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    positions: tl.tensor,
+    key_cache: tl.tensor,
+    key_outer: tl.tensor,
+    key_inner: tl.tensor,
+    value_cache: tl.tensor,
+    value_outer: tl.tensor,
+    value_inner: tl.tensor,
+    rows: tl.tensor,
+    slots: tl.tensor,
+    heads: tl.tensor,
+    kv_heads: tl.tensor,
+    dim: tl.tensor,
     ROTATE: tl.constexpr,
     APPEND: tl.constexpr,
     HEADS: tl.constexpr,

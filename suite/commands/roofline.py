@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from suite.commands.calibration import measure
 from suite.commands.output import number, print_json, stderr, stdout, table
@@ -15,9 +15,11 @@ from suite.harness import threads as thread_pool
 from suite.harness.measurement import Calibration
 
 if TYPE_CHECKING:
-    from analysis.roofline.model import Machine, ModelShape, OperatorTime
+    from analysis.roofline.model import Machine, ModelShape
     from analysis.roofline.operators import Precision
     from suite.models.config import ModelConfig
+
+DRAM = 1 << 40  # a working set that fits no cache
 
 
 def calibrate_machine(threads: int, store_file: Path | None, as_json: bool) -> int:
@@ -61,20 +63,22 @@ def _print_calibration(calibration: Calibration) -> None:
 def predict(
     model: str, hardware: str, batch: int, seqlen: int, bits: str, store_file: Path | None, as_json: bool
 ) -> int:
-    """Prefill of `seqlen` tokens, and one decode step after them: operators, bytes, FLOPs, time, bound."""
-    from analysis.roofline.model import decode, operator_times, prefill
+    """Prefill of `seqlen` tokens, and one decode step over them: operators, bytes, FLOPs, time, bound."""
+    from analysis.roofline import predict as roofline
 
-    shape, precision = model_shape(model), _precision(bits)
-    target = _machine(hardware, bits, store_file)
-    phases = {
-        "prefill": operator_times(prefill(shape, precision, batch=batch, tokens=seqlen), target),
-        "decode": operator_times(decode(shape, precision, batch=batch, context=seqlen), target),
-    }
+    precision = _precision(bits)
+    target = _machine(hardware, precision, store_file)
+    phases = roofline.predict(model_shape(model), target, precision, batch=batch, seqlen=seqlen)
+    rows = {phase: roofline.prediction_rows(times) for phase, times in phases.items()}
     if as_json:
-        print_json(_document(model, target, batch, seqlen, bits, phases))
+        totals = {
+            phase: {"seconds": sum(r["ms"] for r in found) / 1e3, "operators": found} for phase, found in rows.items()
+        }
+        asked = {"model": model, "hardware": target.name, "batch": batch, "seqlen": seqlen, "bits": bits}
+        print_json({**asked, "phases": totals})
     else:
-        for phase, times in phases.items():
-            _print_phase(f"{phase} of {model}, batch {batch}, {seqlen} tokens, on {target.name}", times)
+        for phase, found in rows.items():
+            _print_phase(f"{phase} of {model}, batch {batch}, {seqlen} tokens, on {target.name}", found)
     return 0
 
 
@@ -105,20 +109,13 @@ def _precision(bits: str) -> Precision:
     return Precision.of_bits(weight, kv, activation)
 
 
-def _machine(hardware: str, bits: str, store_file: Path | None) -> Machine:
+def _machine(hardware: str, precision: Precision, store_file: Path | None) -> Machine:
     from analysis.hardware import load_hardware
     from analysis.roofline.ceilings import Ceilings
-    from analysis.roofline.model import Machine
+    from analysis.roofline.predict import datasheet_machine
 
-    dtype: Literal["fp32", "bf16"] = "fp32" if bits.split("/")[2].strip() == "32" else "bf16"
     if hardware != "local":
-        device = load_hardware(hardware)
-        peak, bandwidth = device.peak_tflops(dtype), device.memory_gb_per_s
-        if peak is None or bandwidth is None:
-            raise InputError(
-                f"the datasheet of {hardware} gives no {dtype} peak or no bandwidth; choose another device."
-            )
-        return Machine(f"{hardware} (datasheet)", peak * 1e12, bandwidth * 1e9, 0.0)
+        return datasheet_machine(load_hardware(hardware), precision)
     with open_store(store_file) as store:
         calibration = store.calibration(machine.machine_id())
     if calibration is None:
@@ -126,7 +123,8 @@ def _machine(hardware: str, bits: str, store_file: Path | None) -> Machine:
             "this machine is not calibrated; run `python -m suite roofline --calibrate`, or give --hardware."
         )
     ceilings = Ceilings(calibration)
-    found = ceilings.machine(dtype, max(ceilings.threads()), 1 << 40)
+    dtype = "fp32" if precision.activation > 2 else "bf16"
+    found = ceilings.machine(dtype, max(ceilings.threads()), DRAM)
     if found is None:
         raise InputError(
             "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
@@ -134,46 +132,18 @@ def _machine(hardware: str, bits: str, store_file: Path | None) -> Machine:
     return found
 
 
-def _print_phase(title: str, times: Sequence[OperatorTime]) -> None:
-    total = sum(time.seconds for time in times)
-    rows = [
+def _print_phase(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    total = sum(row["ms"] for row in rows)
+    cells = [
         [
-            time.operator.name,
-            time.bound,
-            number(time.operator.flops / 1e9),
-            number(time.operator.bytes / 1e6),
-            number(time.seconds * 1e3),
-            f"{time.seconds / total:.0%}",
+            row["operator"],
+            row["bound"],
+            number(row["flops"] / 1e9),
+            number(row["bytes"] / 1e6),
+            number(row["ms"]),
+            f"{row['ms'] / total:.0%}",
         ]
-        for time in times
+        for row in rows
     ]
-    table(title, ["operator", "bound", "GFLOP", "MB", "ms", "share"], rows, left=2)
-    stdout().print(f"at least {total * 1e3:.3f} ms", markup=False)
-
-
-def _document(
-    model: str, target: Machine, batch: int, seqlen: int, bits: str, phases: dict[str, list[OperatorTime]]
-) -> dict[str, object]:
-    return {
-        "model": model,
-        "hardware": target.name,
-        "batch": batch,
-        "seqlen": seqlen,
-        "bits": bits,
-        "phases": {
-            phase: {
-                "seconds": sum(time.seconds for time in times),
-                "operators": [
-                    {
-                        "name": time.operator.name,
-                        "bound": time.bound,
-                        "flops": time.operator.flops,
-                        "bytes": time.operator.bytes,
-                        "seconds": time.seconds,
-                    }
-                    for time in times
-                ],
-            }
-            for phase, times in phases.items()
-        },
-    }
+    table(title, ["operator", "bound", "GFLOP", "MB", "ms", "share"], cells, left=2)
+    stdout().print(f"at least {total:.3f} ms", markup=False)

@@ -21,6 +21,7 @@ from suite.harness.store import Store
 from suite.registry import ENGINES, WORKLOADS
 
 if TYPE_CHECKING:
+    from suite.harness.counting import ModelCost
     from suite.models.language_model import LanguageModel
 
 REPORT = Path("report.html")
@@ -59,28 +60,14 @@ def _measure(planned: Plan, sweep: str | None, store: Store, output: Path, as_js
     return _present(outcome, planned, calibration, store, output, as_json)
 
 
-def model_cost(model: LanguageModel) -> Callable[..., tuple[float, float]]:
+def model_cost(model: LanguageModel) -> ModelCost:
     """The analytic roofline's FLOPs and bytes of the passes a phase made, at the retention it was seen with."""
-    from analysis.roofline.model import Selection, forward, total_bytes, total_flops
+    from analysis.roofline import predict
     from analysis.roofline.operators import Precision
     from suite.commands.roofline import shape_of
 
-    shape = shape_of(model.config)
     bits = 16 if model.dtype == "bf16" else 32
-    precision = Precision.of_bits(bits, bits, bits)
-
-    def cost(phase: str, steps: Sequence[Any], kv: Sequence[Any]) -> tuple[float, float]:
-        kept = sum(sample.selected_retention for sample in kv) / len(kv) if kv and phase == "decode" else 1.0
-        passes = [
-            forward(
-                shape, precision, batch=1, new=step.tokens, prefix=step.context_tokens - step.tokens,
-                selection=Selection(kept=kept),
-            )
-            for step in steps
-        ]  # fmt: skip
-        return sum(map(total_flops, passes)), sum(map(total_bytes, passes))
-
-    return cost
+    return predict.model_cost(shape_of(model.config), Precision.of_bits(bits, bits, bits))
 
 
 def category_means(workload: str) -> Callable[[Mapping[str, float]], Mapping[str, float]] | None:

@@ -121,8 +121,12 @@ class _Run(Generic[Model]):
     def __init__(self, recipe: Recipe[Model], progress: Callback) -> None:
         self.recipe, self.plan, self.progress = recipe, recipe.plan, progress
         self.model = recipe.build()
-        parameters = self.model.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, lr=self.plan.lr, weight_decay=self.plan.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.plan.lr,
+            betas=(0.9, self.plan.beta2),
+            weight_decay=self.plan.weight_decay,
+        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.curve: list[Point] = []
         self.step = 0

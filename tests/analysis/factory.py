@@ -206,7 +206,7 @@ def _timed(method: str, task: str, level: float, rng: np.random.Generator) -> li
             score = float(np.clip(level + change + 12 * np.sin(item * 7 + level), 0, 100))
             text = f"The answer is 42. {SCRIPT} & <b>bold</b>" if item == 0 else "Paris"
             name, turn = f"{task}-{item}", repeat * 4 + item
-            shared = {"turn": turn, "score": score, "text": text, "prompt_tokens": tokens, "task": task}
+            shared: dict[str, Any] = {"turn": turn, "score": score, "text": text, "prompt_tokens": tokens, "task": task}
             samples.append(sample(name, repeat, ttft=float(ttft), gaps=[float(gap) for gap in gaps], **shared))
     return samples
 

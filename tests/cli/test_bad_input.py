@@ -36,7 +36,7 @@ def complain(capsys, tmp_path, monkeypatch):
         (("run", "--workload", "recall", "--method", "longheds"), "did you mean 'longheads'"),
         (("run", "--workload", "recall", "--model", "smollm-135m"), "did you mean 'smollm2-135m'"),
         (("run", "--workload", "recall", "--engine", "nativ"), "did you mean 'native'"),
-        (("run", "--workload", "recall", "--task", "129"), "did you mean '128'"),
+        (("run", "--workload", "recall", "--task", "1280"), "did you mean '128'"),
         (("list", "method"), "did you mean 'methods'"),
         (("train", "lab-recal"), "did you mean 'lab-recall'"),
         (("reproduce", "longhead"), "did you mean 'longheads'"),

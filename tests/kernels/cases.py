@@ -300,9 +300,9 @@ SMALL_CASES = [
     rope_case("fused", 3, 6, 2, 80),
     rope_case("apply", 2, 3, 1, 16),
     rope_case("append", 3, 3, 3, 64),
-    *(flash_case(100, 80, 6, 2, s, rotated=True) for s in (1, 2, 6)),
+    *(flash_case(100, 80, 4, 2, s, rotated=True, n=1) for s in (1, 2, 4)),
     flash_case(1, 64, 3, 1, 1, kind="full", n=1),
     flash_case(100, 64, 2, 2, 1, kind="full", softcap=5.0),
-    flash_case(100, 16, 4, 1, 4, kind="half empty", n=3),
+    flash_case(63, 16, 3, 1, 3, kind="half empty"),
     flash_case(63, 64, 4, 1, 1, kind="full", scale=300.0),
 ]

@@ -60,7 +60,7 @@ def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     use(request.param, monkeypatch)
     yield request.param
-    torch.set_default_device("cpu")
+    torch.set_default_device(None)
     monkeypatch.undo()
     forget()
 

@@ -12,7 +12,8 @@ from tests.kernels.cases import CASES, SMALL_CASES, TEAM_CASES, Case, Outputs, T
 from tests.kernels.conftest import INTERPRETED
 
 DTYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
+# The interpreter of Triton 3.9 truncates to bf16 instead of rounding, in the queries, the weights and the output.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2 if INTERPRETED else 5e-3}
 
 
 def relative_rms(actual: Tensor, expected: Tensor) -> float:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from kernels.flash_decode import dense_spans, flash_decode
 from kernels.gemv import gated_gemv, gemv, linear
 from kernels.rms_norm import rms_norm
+from kernels.rope import reference, rotate_and_append
 
 
 @pytest.mark.parametrize("shape", [(1, 24), (16, 24), (17, 24), (2, 3, 24), (4, 5, 24), (24,)], ids=str)
@@ -49,10 +50,29 @@ def test_layouts_a_kernel_cannot_read_take_the_reference() -> None:
     x, weight = torch.randn(24, 2).T, torch.randn(24, 40).T
     torch.testing.assert_close(gemv(x, weight), x @ weight.T)
     torch.testing.assert_close(rms_norm(x, torch.ones(24), 1e-6), F.rms_norm(x, (24,), eps=1e-6))
-    q, cache = torch.randn(1, 2, 12), torch.randn(1, 2, 12, 9).transpose(2, 3)  # neither D = 12 nor this order
+
+
+@pytest.mark.parametrize(("dim", "transposed"), [(12, False), (16, True)], ids=["dim 12", "tokens innermost"])
+def test_caches_the_kernel_cannot_read_take_the_reference(dim: int, transposed: bool) -> None:
+    q, cache = torch.randn(1, 2, dim), torch.randn(1, 2, 9, dim)
+    cache = cache.mT.contiguous().mT if transposed else cache
     out, _ = flash_decode(q, cache, cache, dense_spans([9]), torch.zeros(1).int(), scale=1.0)
     peer = F.scaled_dot_product_attention(q[:, :, None], cache, cache, scale=1.0)
     torch.testing.assert_close(out, peer[:, :, 0])
+
+
+def test_rotation_and_append_convert_and_take_any_layout() -> None:
+    """bf16 keys into an fp32 cache, and elements that do not lie side by side."""
+    q, k, v = torch.randn(3, 4, 16), torch.randn(3, 16, 2).mT, torch.randn(3, 2, 16)
+    table, positions, rows = torch.randn(9, 8), torch.tensor([3, 4, 5]), torch.zeros(3).long()
+    expected_q, expected_k = (reference.rotate(x, table, table, positions) for x in (q, k))
+    for dtype in (torch.float32, torch.bfloat16):
+        keys, values = torch.zeros(1, 2, 9, 16, dtype=dtype), torch.zeros(1, 2, 9, 16, dtype=dtype)
+        own_q, own_k = q.clone(), k.clone(memory_format=torch.preserve_format)
+        rotate_and_append(own_q, own_k, v, table, table, positions, keys, values, rows, positions)
+        torch.testing.assert_close((own_q, own_k), (expected_q, expected_k))
+        torch.testing.assert_close(keys[0, :, 3:6], expected_k.transpose(0, 1).to(dtype))
+        torch.testing.assert_close(values[0, :, 3:6], v.transpose(0, 1).to(dtype))
 
 
 def test_mixed_dtypes_are_not_misread() -> None:

@@ -77,8 +77,11 @@ def test_rates_are_quoted_against_the_ceiling(rows: dict[str, Comparison]) -> No
     assert cell(rows["dense"], "Decode GB/s").detail.endswith("% of ceiling")
 
 
-def test_the_baseline_is_grey_in_every_engine() -> None:
-    chosen = style.colours(["dense", "longheads", "dense · transformers", "streaming"])
-    assert chosen["dense"] == chosen["dense · transformers"] == style.NEUTRAL
-    assert chosen["longheads"] == style.PALETTE[0]
-    assert chosen["streaming"] == style.PALETTE[1]
+def test_only_the_baseline_is_grey_and_no_two_methods_share_a_colour() -> None:
+    chosen = style.colours(["dense", "longheads", "dense · transformers", "longheads", "streaming"])
+    assert chosen["dense"] == style.NEUTRAL
+    assert [chosen[name] for name in ("longheads", "dense · transformers", "streaming")] == list(style.PALETTE[:3])
+
+
+def test_more_methods_than_colours_still_get_one() -> None:
+    assert len(style.colours(f"m{index}" for index in range(20))) == 21

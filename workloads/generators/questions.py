@@ -8,6 +8,8 @@ from workloads.generators.passages import Draft, Passage, evidence, filler, join
 from workloads.generators.world import World
 
 DISTRACTORS = 1
+DISTRACTOR_FACTS = 2
+"""Of a distractor chain: with the third fact of three-hop questions too, a small model finds none of the answers."""
 LABELS = {
     "plain": "",
     "passages": "Passage {number}:\n",
@@ -20,7 +22,7 @@ def question_answer(world: World, dataset: str, tokens: int, label: str = "plain
     """A question whose facts stand at random depths. `label`: what a passage starts with, a key of `LABELS`."""
     chain = world.rng.choice(world.lexicon["facts"][dataset])
     facts, bound = instance(world, chain)
-    others = [text for _ in range(DISTRACTORS) for text in instance(world, chain)[0]]
+    others = [text for _ in range(DISTRACTORS) for text in instance(world, chain)[0][:DISTRACTOR_FACTS]]
     world.keep()
     passages = [plant(world, evidence(text)) for text in facts]
     passages += [plant(world, Passage(text)) for text in others]

@@ -38,6 +38,7 @@ class TrainingPlan:
     clip: float
     seed: int
     eval_every: int
+    beta2: float = 0.999
     target: float | None = None
     threads: int = 1
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from suite.models.checkpoints.export import save_llama
@@ -20,24 +20,26 @@ from suite.models.checkpoints.manifest import DataSource, TrainingPlan
 from suite.models.config import ModelConfig
 from suite.models.decoder import Decoder
 from suite.models.tokenizer import HFTokenizer
-from workloads.recall import SPECIALS, Recall, training_batch, vocabulary
+from workloads.recall import PAIR_TOKENS, QUERY_TOKENS, SPECIALS, Recall, training_batch, vocabulary
 
 CONTEXT = 128  # tokens: the longest training sequence
 SHORTEST = 32
-QUERIES = 4  # per training sequence, so that the signal is dense; an evaluation item has one
+PAIRS = 4
+MOST_QUERIES = 20  # per training sequence, so that the signal is dense; an evaluation item has one
+NEXT_TOKEN_WEIGHT = 0.3  # of every next token's loss beside the answers'
 DEV_SEED, DEV_ITEMS = 1_000_003, 256  # held out: training draws from seeds [plan.seed, step]
 
 PLAN = TrainingPlan(
-    steps=4500, batch=32, lr=2e-3, warmup=100, weight_decay=0.01, clip=1.0, seed=0, eval_every=250
+    steps=3000, batch=32, lr=2e-3, warmup=100, weight_decay=0.01, clip=1.0, seed=0, eval_every=250, beta2=0.98
 )  # fmt: skip
 
 
 def model_config() -> ModelConfig:
-    """3 layers, hidden 64, 4 heads of 16; tied, so that what reads a key and what writes it are one vector."""
+    """3 layers, hidden 64, 4 heads of 16, untied."""
     words = vocabulary()
     return ModelConfig(
         "llama", layers=3, hidden=64, intermediate=192, heads=4, kv_heads=4, head_dim=16,
-        vocab=len(words), window=CONTEXT, tied=True, eos_ids=(words.index("<eos>"),),
+        vocab=len(words), window=CONTEXT, eos_ids=(words.index("<eos>"),),
     )  # fmt: skip
 
 
@@ -54,16 +56,21 @@ def tokenizer() -> HFTokenizer:
 
 
 class LabRecall:
-    """The recipe. Its loss is the answers' cross-entropy plus that of every next token.
+    """The recipe. Its loss is the answers' cross-entropy plus a share of that of every next token.
 
-    With the answers alone the model stalls at a third of the first digits: keys are then never predicted, so nothing
-    keeps their embeddings apart, and it learns to copy some digit that follows some key.
+    Two things make it learn within a thousand steps from any seed; without them most runs stall where the second digit
+    is found through the first and the first is a guess among the pairs. Embeddings start large beside what the layers
+    add, so that a token's identity survives to the layer that has to match it. And a sequence asks up to MOST_QUERIES
+    questions, the same pair again and again.
     """
 
     name = "lab-recall"
     version = "1"
     summary = "3-layer RoPE decoder, hidden 64, 4 heads of 16, context 128, on multi-needle key-value recall"
-    selection = ""
+    selection = (
+        "initialisation, number of questions and beta2 were settled by dev accuracy at 128 tokens over about ten runs; "
+        "the weights are those of the best evaluation; nothing beyond 128 tokens was looked at for either"
+    )
     dev_figure = f"digit_accuracy_{CONTEXT}"
 
     def __init__(self, plan: TrainingPlan = PLAN) -> None:
@@ -71,16 +78,23 @@ class LabRecall:
         self.data = DataSource(name=Recall.name, version=Recall.version, revision=Recall().revision(plan.seed))
 
     def build(self) -> Decoder:
-        """A decoder with the normal initialisation of its modules."""
-        return Decoder(model_config())
+        """A decoder whose embeddings have unit variance and whose layers start by adding little to them."""
+        model = Decoder(model_config())
+        nn.init.normal_(model.embedding.weight)
+        for name, weight in model.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.down.weight", "head.weight")):
+                nn.init.normal_(weight, std=0.02)
+        return model
 
     def loss(self, model: Decoder, rng: np.random.Generator) -> Tensor:
         """One batch of sequences of one random length, SHORTEST to CONTEXT tokens."""
         length = int(rng.integers(SHORTEST, CONTEXT, endpoint=True))
-        ids, mask = (torch.from_numpy(array) for array in training_batch(rng, self.plan.batch, length, QUERIES))
+        room = (length - 1 - PAIRS * PAIR_TOKENS) // QUERY_TOKENS
+        queries = int(rng.integers(1, min(room, MOST_QUERIES), endpoint=True))
+        ids, mask = (torch.from_numpy(array) for array in training_batch(rng, self.plan.batch, length, queries, PAIRS))
         logits, targets, answers = model.train_logits(ids)[:, :-1], ids[:, 1:], mask[:, 1:]
         every = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return every + functional.cross_entropy(logits[answers], targets[answers])
+        return NEXT_TOKEN_WEIGHT * every + functional.cross_entropy(logits[answers], targets[answers])
 
     def evaluate(self, model: Decoder) -> dict[str, float]:
         """Teacher-forced digit accuracy, 0-1, on fresh items of the shortest and the longest trained length."""

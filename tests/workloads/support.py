@@ -1,0 +1,80 @@
+"""What the workload tests share: completions made of text, and small data files in every workload's public schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workloads.schema import Completion, CostLedger, Request, Workload
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def completion(request: Request, text: str = "", logprobs: Sequence[float] = ()) -> Completion:
+    """A completion of that text (or of those target log-probabilities), as an engine would return it."""
+    return Completion(
+        request_id=request.id,
+        token_ids=(),
+        text=text,
+        start_ns=0,
+        token_ns=(),
+        stop_reason="eos",
+        cost=CostLedger(prompt_tokens=1, generated_tokens=0),
+        target_logprobs=tuple(logprobs),
+    )
+
+
+def perfect(request: Request) -> Completion:
+    """The best there is: the reference itself, or certainty about every token of the target."""
+    if request.target is not None:
+        return completion(request, logprobs=(0.0, 0.0))
+    return completion(request, request.references[0])
+
+
+def take(workload: Workload, task: str, limit: int, seed: int = 0) -> list[Request]:
+    return list(workload.requests(task, limit, seed))
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def longbench_record(**changes: Any) -> dict[str, Any]:
+    record = {
+        "input": "Who is the mayor?",
+        "context": "The mayor is Ada.",
+        "answers": ["Ada"],
+        "length": 4,
+        "dataset": "qasper",
+        "language": "en",
+        "all_classes": None,
+        "_id": "1",
+    }
+    return {**record, **changes}
+
+
+NEEDLE_RECORD = {
+    "context_length": 400,
+    "depth_percent": 50.0,
+    "needle": "The code is 77.",
+    "question": "What is the code?",
+    "answer": "77",
+    "context": "It rained. The code is 77. It snowed.",
+}
+
+RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "longbench": ("qasper.jsonl", longbench_record(), "context"),
+    "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
+    "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
+    "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
+}
+"""By workload: the name of a data file, one good record, and a field to leave out."""
+
+
+def data_path(name: str, directory: Path, records: Iterable[Any]) -> Path:
+    """Writes records as the workload's data file; returns what its `data` option takes."""
+    path = write_jsonl(directory / RECORDS[name][0], records)
+    return directory if name == "longbench" else path
