@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from suite.harness.progress import Progress as Moment
 
-_MIN_WIDTH = 120
+_MIN_WIDTH = 160
 
 
 def stdout() -> Console:
@@ -39,7 +39,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
 
     drawn = Table(title=title, title_justify="left", header_style="bold")
     for index, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if index < left else "right", overflow="fold")
+        text = index < left
+        drawn.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     stdout().print(drawn)

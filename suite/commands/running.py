@@ -107,13 +107,14 @@ def exit_code(units: Sequence[UnitResult]) -> int:
     return 3 if "failed" in statuses else 1 if "gated" in statuses else 0
 
 
-_RATIOS = (("ttft", "prefill speed-up"), ("tpot", "decode speed-up"))
+_RATIOS = (("ttft", "prefill x"), ("tpot", "decode x"))
+_SHOWN_PROBLEMS = 3
 
 
 def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
     columns = [
-        "method", "requests", "score", "TTFT ms", "TPOT ms", "tokens/s", "KV stored", "KV read", "GB/s", "of ceiling",
-        *(title for _, title in _RATIOS), "status",
+        "method", "status", "n", "score", "TTFT ms", "TPOT ms", "tok/s", "KV stored", "KV read", "GB/s", "roof",
+        *(title for _, title in _RATIOS),
     ]  # fmt: skip
     rows = [_row(row) for row in document["summary"]]
     first = document["summary"][0]
@@ -122,11 +123,16 @@ def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
         f"{first['workload']} on {first['model']} ({first['dtype']}, {first['threads']} threads, {source})",
         columns,
         rows,
+        left=2,
     )
     console = stdout()
     for row in document["summary"]:
-        for problem in row["problems"]:
+        for problem in row["problems"][:_SHOWN_PROBLEMS]:
             console.print(f"{row['method']}: {problem}", markup=False)
+        if len(row["problems"]) > _SHOWN_PROBLEMS:
+            console.print(
+                f"{row['method']}: {len(row['problems']) - _SHOWN_PROBLEMS} more, in the report", markup=False
+            )
     for note in outcome.notes:
         console.print(note, markup=False)
     if document["report"]:
@@ -139,7 +145,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     score = number(metrics.get("score")) + (f" ± {number(error, 2)}" if error is not None else "")
     fraction = metrics.get("decode_ceiling_fraction")
     return [
-        row["method"],
+        row["method"].replace("(", "\n("),
+        ", ".join(f"{count} {status}" for status, count in row["statuses"].items() if count),
         str(row["requests"]),
         score,
         number(metrics.get("median_ttft_ms")),
@@ -150,9 +157,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         number(metrics.get("decode_gb_per_s")),
         "-" if fraction is None else f"{fraction:.0%}",
         *(_ratio(ratios.get(name)) for name, _ in _RATIOS),
-        ", ".join(f"{count} {status}" for status, count in row["statuses"].items() if count),
     ]
 
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:
-    return "1 (baseline)" if ratio is None else interval(ratio["value"], ratio["low"], ratio["high"])
+    return "1" if ratio is None else interval(ratio["value"], ratio["low"], ratio["high"])

@@ -12,7 +12,7 @@ from suite.models.attention import DenseAttention
 from suite.models.checkpoints.manifest import TrainingPlan, load_manifest
 from suite.models.loaders import hf, lab
 from suite.models.recipes import RECIPES, run_recipe
-from suite.models.recipes.lab_recall import CONTEXT, LabRecall, model_config
+from suite.models.recipes.lab_recall import CONTEXT, NEXT_TOKEN_WEIGHT, LabRecall, model_config
 from suite.models.trainer import train
 from tests.training.toy import Recorder, weights
 from workloads.recall import ANSWER_DIGITS, Recall, training_batch, vocabulary
@@ -64,7 +64,7 @@ def test_the_loss_counts_answers_and_every_next_token():
     with torch.no_grad():
         decoder.embedding.weight.zero_()  # uniform predictions
         loss = recipe.loss(decoder, np.random.default_rng(0))
-    assert float(loss) == pytest.approx(2 * np.log(len(vocabulary())), rel=1e-5)
+    assert float(loss) == pytest.approx((1 + NEXT_TOKEN_WEIGHT) * np.log(len(vocabulary())), rel=1e-5)
 
 
 def test_the_recipe_is_registered_and_unknown_names_get_a_suggestion(tmp_path):

@@ -30,7 +30,7 @@ NEXT_TOKEN_WEIGHT = 0.3  # of every next token's loss beside the answers'
 DEV_SEED, DEV_ITEMS = 1_000_003, 256  # held out: training draws from seeds [plan.seed, step]
 
 PLAN = TrainingPlan(
-    steps=3000, batch=32, lr=2e-3, warmup=100, weight_decay=0.01, clip=1.0, seed=0, eval_every=250, beta2=0.98
+    steps=4500, batch=32, lr=2e-3, warmup=100, weight_decay=0.01, clip=1.0, seed=0, eval_every=250, beta2=0.98
 )  # fmt: skip
 
 
