@@ -25,3 +25,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     """An empty results store."""
     with Store(tmp_path / "suite.sqlite") as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tests check values, not speed: one thread needs no partner that may be waiting for a core."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -12,7 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-PINNED = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_DYNAMIC": "false", "TOKENIZERS_PARALLELISM": "false"}
+PINNED = {
+    "OMP_PROC_BIND": "true",
+    "OMP_PLACES": "cores",
+    "OMP_DYNAMIC": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages: weights and caches are read 10-40% faster
+}
 CPUS_VARIABLE = "SUITE_CPUS"  # the CPUs this program was given; a pinned thread passes only its own core on to children
 
 PROBE_BYTES = 32 << 20

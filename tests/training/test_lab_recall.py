@@ -1,7 +1,6 @@
 """The lab model: its recipe, its committed checkpoint, its tokenizer and its loader."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from suite.models.attention import DenseAttention
 from suite.models.checkpoints.manifest import TrainingPlan, load_manifest
 from suite.models.loaders import hf, lab
 from suite.models.recipes import RECIPES, run_recipe
-from suite.models.recipes.lab_recall import CONTEXT, NEXT_TOKEN_WEIGHT, LabRecall, model_config
+from suite.models.recipes.lab_recall import CONTEXT, NEXT_TOKEN_WEIGHT, LabRecall, model_config, tokenizer
 from suite.models.trainer import train
 from tests.training.toy import Recorder, weights
 from workloads.recall import ANSWER_DIGITS, Recall, training_batch, vocabulary
@@ -21,6 +20,7 @@ SHORT = TrainingPlan(steps=3, batch=4, lr=2e-3, warmup=2, weight_decay=0.01, cli
 COMMITTED = lab.CHECKPOINTS / "lab-recall"
 
 
+@torch.inference_mode()
 def greedy_accuracy(model, length, items, seed):
     """Share of right digits when the model writes them itself, through the cache: one prefill, then one by one."""
     ids = torch.from_numpy(training_batch(np.random.default_rng(seed), items, length, queries=1)[0])
@@ -130,6 +130,11 @@ def test_the_tokenizer_gives_the_workloads_own_ids_back(model):
     assert model.tokenizer.decode(ids[0].tolist()) == text
     assert model.tokenizer.encode(" ".join(vocabulary())) == list(range(len(vocabulary())))
     assert model.tokenizer.encode("never seen") == [vocabulary().index("<unk>")] * 2
+
+
+def test_the_committed_tokenizer_is_the_one_the_recipe_makes(model):
+    assert model.tokenizer.backend.to_str() == tokenizer().backend.to_str()
+    assert model.tokenizer.special == tokenizer().special
 
 
 def test_a_request_of_the_workload_fits_the_window(model):
