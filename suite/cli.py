@@ -133,7 +133,7 @@ def list_command(
 
 
 @app.command(
-    epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100_sxm --seqlen 32768"
+    epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100-sxm --seqlen 32768"
 )
 def roofline(
     calibrate: Annotated[

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from workloads.generators.longbench import GENERATOR_VERSION, gen_longbench
+from workloads.generators.world import LEXICON_FILES
 from workloads.loading import Source
 from workloads.longbench_data import (
     HUB_ID,
@@ -81,9 +82,9 @@ class LongBench(Workload):
         return str(self.config.data) if self.config.data is not None else "synthetic"
 
     def data_files(self) -> Sequence[Path]:
-        local = [path for path in self._files.values() if isinstance(path, Path)]
+        items = [path for path in self._files.values() if isinstance(path, Path)] or LEXICON_FILES.values()
         options = [self._archive, self.config.templates or OWN_PROMPTS, self.config.limits]
-        return (*local, *(path for path in options if path is not None))
+        return (*items, *(path for path in options if path is not None))
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         """Reads the whole file of the task first, so that a bad line is known before any request is served."""

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from workloads.generators.seeding import item_rng
-from workloads.generators.world import World
+from workloads.generators.world import LEXICON_FILES, World
 from workloads.lengths import estimate_tokens
 from workloads.loading import read_records
 from workloads.schema import Completion, Request, Workload, WorkloadConfig
@@ -87,7 +87,7 @@ class Needle(Workload):
         return str(self.config.data) if self.config.data else "synthetic"
 
     def data_files(self) -> Sequence[Path]:
-        return (self.config.data,) if self.config.data else ()
+        return (self.config.data or LEXICON_FILES["en"],)
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         self.check_task(task)

@@ -11,7 +11,7 @@ from statistics import fmean
 from pydantic import Field
 
 from workloads.generators.seeding import item_rng
-from workloads.generators.world import World
+from workloads.generators.world import LEXICON_FILES, World
 from workloads.lengths import estimate_tokens
 from workloads.loading import read_text
 from workloads.schema import Completion, DataError, Request, Workload, WorkloadConfig
@@ -59,7 +59,7 @@ class Perplexity(Workload):
         return str(self.config.data) if self.config.data else "synthetic"
 
     def data_files(self) -> Sequence[Path]:
-        return (self.config.data,) if self.config.data else ()
+        return (self.config.data or LEXICON_FILES["en"],)
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         self.check_task(task)

@@ -25,6 +25,16 @@ def write_report(store: Store, output: Path, units: Sequence[UnitResult] | None 
     return [written.html, *written.pictures]
 
 
+def check_writable(output: Path) -> None:
+    """Refuses a report path now that could not be written after minutes of measuring."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("ab"):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to {output} ({error.strerror or error}); give -o a writable file.") from error
+
+
 def report(output: Path, store_file: Path | None, as_json: bool) -> int:
     """Writes the report of everything in the store."""
     with open_store(store_file) as store:
@@ -38,8 +48,11 @@ def report(output: Path, store_file: Path | None, as_json: bool) -> int:
 
 def export(form: str, output: Path, store_file: Path | None, as_json: bool) -> int:
     """Writes units and samples as parquet, CSV or JSON."""
+    from suite.harness.export import FORMATS
     from suite.harness.export import export as write
 
+    if form not in FORMATS:
+        raise InputError(f"unknown export format {form!r}; known: {', '.join(FORMATS)}.")
     with open_store(store_file) as store:
         units = store.units()
     if not units:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite.commands.calibration import ensure_calibration
 from suite.commands.output import interval, number, print_json, progress_bar, stderr, stdout, table
-from suite.commands.reporting import write_report
+from suite.commands.reporting import check_writable, write_report
 from suite.commands.stores import open_store
 from suite.commands.wishes import RunOptions
 from suite.errors import NothingMeasuredError
@@ -30,6 +30,7 @@ REPORT = Path("report.html")
 def run(options: RunOptions, store_file: Path | None, output: Path | None, as_json: bool) -> int:
     """Everything a user can get wrong is found before a model is loaded."""
     planned = plan(options.wishes())
+    check_writable(output or REPORT)
     with open_store(store_file) as store:
         return _measure(planned, None, store, output or REPORT, as_json)
 

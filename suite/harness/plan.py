@@ -13,7 +13,7 @@ from suite.harness.contender import Contender
 from suite.harness.options import check_model, make_workload, method_config, normalised, validated
 from suite.registry import ENGINES
 from suite.spec import EngineSpec, MethodSpec, ModelSpec, Protocol, RunSpec, Sampling, Spec, WorkloadSpec
-from workloads.schema import Workload
+from workloads.schema import DataError, Workload
 
 if TYPE_CHECKING:
     from suite.models.language_model import LanguageModel
@@ -114,6 +114,7 @@ def plan(wishes: Wishes) -> Plan:
     }
     methods = _methods(wishes.methods or wishes.default_methods)
     tasks = [workload_spec.model_copy(update={"task": task}) for task in _tasks(workload, wishes.tasks)]
+    _check_items(workload, tasks)
     return Plan(
         blocks=tuple(
             Block(units=tuple(RunSpec(workload=task, method=method, **common) for method in methods)) for task in tasks
@@ -160,6 +161,15 @@ def _tasks(workload: Workload, wished: Sequence[str]) -> Sequence[str]:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(workload.tasks)}."
             raise InputError(f"workload {workload.name} has no task {task!r}; {hint}")
     return tuple(dict.fromkeys(wished)) or workload.tasks
+
+
+def _check_items(workload: Workload, tasks: Sequence[WorkloadSpec]) -> None:
+    """Reads the first item of every task, so that a malformed data file is found before a model is loaded."""
+    for task in tasks:
+        try:
+            next(iter(workload.requests(task.task, 1, task.seed)), None)
+        except DataError as error:
+            raise InputError(str(error)) from error
 
 
 def _methods(wished: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:

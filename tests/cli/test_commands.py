@@ -27,7 +27,8 @@ def finished(tmp_path_factory):
 
 def environment() -> dict[str, str]:
     root = Path(__file__).resolve().parents[2]
-    return {**os.environ, "PYTHONPATH": str(root)}
+    clean = {name: value for name, value in os.environ.items() if name != "SUITE_STORE"}
+    return {**clean, "PYTHONPATH": str(root)}
 
 
 def test_run_prints_one_json_document_and_leaves_a_report(finished):
@@ -64,6 +65,7 @@ def test_beyond_the_trained_window_the_selecting_methods_read_less(finished):
 
 def test_report_and_export_read_the_same_store(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished[0])
+    monkeypatch.delenv("SUITE_STORE")
     assert run(["report", "-o", "again.html", "--json"]) == 0
     assert Path(json.loads(capsys.readouterr().out)["report"]).exists()
     assert run(["export", "--format", "csv", "-o", "out", "--json"]) == 0
@@ -71,8 +73,9 @@ def test_report_and_export_read_the_same_store(finished, monkeypatch, capsys):
         assert Path(file).read_text().count("\n") > 3
 
 
-def test_a_second_run_takes_sound_units_over(finished, monkeypatch, capsys):
+def test_nothing_is_left_to_resume(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished[0])
+    monkeypatch.delenv("SUITE_STORE")
     assert run(["resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
 
@@ -103,7 +106,7 @@ def test_help_and_list_import_nothing_heavy():
 
 
 def test_prediction_on_a_datasheet(capsys):
-    assert run(["roofline", "--model", "lab-recall", "--hardware", "h100_sxm", "--seqlen", "128", "--json"]) == 0
+    assert run(["roofline", "--model", "lab-recall", "--hardware", "h100-sxm", "--seqlen", "128", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["phases"]["decode"]["seconds"] > 0
     assert document["phases"]["prefill"]["seconds"] > document["phases"]["decode"]["seconds"]

@@ -26,7 +26,7 @@ def classification(world: World, dataset: str, tokens: int, labels: tuple[str, s
     asked = world.rng.choice(classes[answer])
 
     def example(cue: str, name: str) -> Passage:
-        text = f"{text_label}{_classified(world, shots, cue)}\n{class_label} {name}"
+        text = f"{text_label}{_classified(world, shots, cue)}\n{class_label}{world.blank}{name}"
         return evidence(text) if cue == asked else Passage(text)
 
     question = f"{text_label}{_classified(world, shots, asked)}\n{class_label}"

@@ -11,9 +11,14 @@ import random
 import re
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 Language = Literal["en", "zh"]
+LEXICON_FILES = {
+    language: Path(str(resources.files("workloads"))) / "data" / name
+    for language, name in (("en", "english.json"), ("zh", "chinese.json"))
+}
 _SLOT = re.compile(r"\{([a-z]+)\d*\}")
 _TRIES = 50
 
@@ -21,8 +26,7 @@ _TRIES = 50
 @cache
 def lexicon(language: Language) -> dict[str, Any]:
     """The word lists, compounds and sentence templates of one language."""
-    name = {"en": "english.json", "zh": "chinese.json"}[language]
-    document: dict[str, Any] = json.loads((resources.files("workloads") / "data" / name).read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(LEXICON_FILES[language].read_text(encoding="utf-8"))
     return document
 
 
