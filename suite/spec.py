@@ -58,11 +58,13 @@ class Sampling(Spec):
 
 
 class Protocol(Spec):
-    """How a unit is timed: untimed warm-up runs, timed repeats of every request, requests counted after."""
+    """How a unit is timed: untimed warm-up runs, timed repeats of every request; then `counted` requests are run again,
+    untimed, for `counted_steps` decode steps each, and every operator is counted."""
 
     warmup: int = Field(default=1, ge=0)
     repeats: int = Field(default=1, ge=1)
     counted: int = Field(default=1, ge=0)
+    counted_steps: int = Field(default=8, ge=1)
 
 
 class RunSpec(Spec):

@@ -1,6 +1,6 @@
 """Length in tokens without a tokenizer: what generators aim at. A completion reports the true count.
 
-The weights were fitted by eye to SmolLM2's tokenizer on the generators' own texts (English and Chinese prose, few-shot
+The weights are fitted to SmolLM2's tokenizer on the generators' own texts (English and Chinese prose, few-shot
 examples, code): within about 10 % there. Other tokenizers differ, mostly by needing fewer tokens for Chinese.
 """
 

@@ -16,7 +16,7 @@ from workloads.longbench_tasks import TASKS
 from workloads.schema import DataError
 
 HUB_ID = "THUDM/LongBench"
-OWN_PROMPTS = Path(str(resources.files("workloads"))) / "data" / "longbench_prompts.json"
+OWN_PROMPTS = Path(str(resources.files("workloads.data"))) / "longbench_prompts.json"
 
 
 class LongBenchRecord(BaseModel):

@@ -116,7 +116,10 @@ class LongHeadsExperiment(Experiment):
 
     def _passkey(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Both at the same length, because the default model itself is shaky at 2K."""
-        workload = make_workload(WorkloadSpec(name="passkey", task=str(PASSKEY_TOKENS), limit=PASSKEYS))
+        spec = WorkloadSpec(
+            name="passkey", task=str(PASSKEY_TOKENS), limit=PASSKEYS, options={"lengths": (PASSKEY_TOKENS,)}
+        )
+        workload = make_workload(spec)
         scores: dict[str, list[float]] = {"plain": [], "longheads": []}
         for index, request in enumerate(workload.requests(str(PASSKEY_TOKENS), PASSKEYS, 0)):
             for name, method, config in (("plain", Dense(), Dense.Config()), ("longheads", LongHeads(), SERVED)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from suite.errors import SuiteError
 from suite.harness import machine
 from suite.harness.contender import Contender
-from suite.harness.gates import GateRequests, Gates, resident
+from suite.harness.gates import WORD_CHARACTERS, GateRequests, Gates, resident
 from suite.harness.gpu import GpuSampler
 from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Gate, KVSample, Noise, PhaseCount, Sample, Status, UnitResult
@@ -158,7 +158,8 @@ class BlockRun:
     def _count(self, unit: Unit) -> None:
         from suite.harness.counting import CountingPass
 
-        counted = self._requests[: self._spec.protocol.counted]
+        protocol = self._spec.protocol
+        counted = [shortened(request, protocol.counted_steps) for request in self._requests[: protocol.counted]]
         if not counted:
             return
         self._setting.tick(f"{self._spec.workload.task}: counting {unit.spec.method.name}")
@@ -200,6 +201,12 @@ class BlockRun:
             started_at=self._started_at,
             wall_s=unit.wall_s,
         )
+
+
+def shortened(request: Request, steps: int) -> Request:
+    """The request with at most `steps` decode steps: counting is slow, and a step costs like the one before it."""
+    target = request.target and request.target[: (steps + 1) * WORD_CHARACTERS]
+    return request.model_copy(update={"max_new_tokens": min(request.max_new_tokens, steps + 1), "target": target})
 
 
 def _ready(unit: Unit, gates: Gates, warm_up: Request) -> None:

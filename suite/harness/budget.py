@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from suite.models.language_model import LanguageModel
 
 PROBE_TOKENS = (GATE_PROMPT_TOKENS // 4, GATE_PROMPT_TOKENS)
-COUNTING_FACTOR = 2.0  # a counted request takes about this many times as long as a timed one
+COUNTED_STEP_FACTOR = 10.0  # a counted decode step takes about this many times as long as a timed one
 GATE_RUNS = 5  # prompts of gate length that gates and warm-up run per method
 
 
@@ -110,9 +110,12 @@ class _Costs:
 
     def _item(self, request: Request, index: int) -> float:
         lengths = _lengths(request, self._model)
-        once = sum(rate.seconds(lengths.prompt_tokens, lengths.new_tokens) for rate in self._rates)
         protocol = self.block.protocol
-        return once * (protocol.repeats + (COUNTING_FACTOR if index < protocol.counted else 0.0))
+        timed = sum(rate.seconds(lengths.prompt_tokens, lengths.new_tokens) for rate in self._rates) * protocol.repeats
+        if index >= protocol.counted:
+            return timed
+        steps = COUNTED_STEP_FACTOR * min(lengths.new_tokens, protocol.counted_steps)
+        return timed + sum(rate.seconds(lengths.prompt_tokens, 0) + steps * rate.decode_s for rate in self._rates)
 
 
 def _requests(block: Block) -> Iterator[Request]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from suite.models.rope import Rope, rotate
 SMALL_ROWS = 16  # up to this many query rows per pass the decode kernel serves; beyond it the prefill path does
 
 
+T = TypeVar("T")
+
+
 @dataclass
 class Step:
     """One forward pass over a ragged batch: row b brings `counts[b]` <= T new tokens after `cache.lengths[b]` old ones.
@@ -31,7 +34,7 @@ class Step:
     cache: KVCache
     counts: Sequence[int]
     width: int
-    scratch: dict[str, Tensor] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
 
     @property
     def starts(self) -> list[int]:
@@ -67,6 +70,12 @@ class Step:
     def rows(self) -> Tensor:
         """Batch row of every query row, int32 [B*T]."""
         return torch.arange(self.cache.batch, dtype=torch.int32).repeat_interleave(self.width)
+
+    def shared(self, name: str, make: Callable[[], T]) -> T:
+        """What all layers of a pass have in common, made by the first that asks."""
+        if name not in self.scratch:
+            self.scratch[name] = make()
+        return cast(T, self.scratch[name])
 
 
 class Attention(Protocol):
@@ -131,13 +140,14 @@ class DenseAttention:
             out[row, :count] = self._prefill(layer, q[row, :count], row, step)
         return out
 
-    def _decode(self, layer: int, q: Tensor, step: Step) -> Tensor:
+    def spans(self, layer: int, step: Step) -> Tensor:
+        """What each query row of a pass reads in one layer: everything up to itself, or its window."""
         window = self.config.sliding(layer)
-        name = f"spans/{window}"
-        if name not in step.scratch:
-            step.scratch[name] = causal_spans(step.slots, window)
+        return step.shared(f"spans/{window}", lambda: causal_spans(step.slots, window))
+
+    def _decode(self, layer: int, q: Tensor, step: Step) -> Tensor:
         out, _ = flash_decode.flash_decode(
-            q.flatten(0, 1), step.cache.keys[layer], step.cache.values[layer], step.scratch[name], step.rows,
+            q.flatten(0, 1), step.cache.keys[layer], step.cache.values[layer], self.spans(layer, step), step.rows,
             scale=self.config.scale, softcap=self.config.attention_softcap,
         )  # fmt: skip
         return out.view(q.shape)

@@ -20,7 +20,7 @@ ONCE = 2 * 12 * 0.1  # seconds: two methods, 12 prompt tokens, 0.1 s each
 
 
 def fitted(monkeypatch: pytest.MonkeyPatch, seconds: float, **changes: Any) -> Plan:
-    """A plan for five tasks, of which one item costs `ONCE` and its counting twice as much."""
+    """A plan for five tasks, of which one item costs `ONCE` and its counting as much again."""
     monkeypatch.setattr(budget, "probe", lambda contender, request: Rates(0.1, 0.0, 0.0))
     monkeypatch.setattr(budget, "GATE_RUNS", 0)
     model: Any = FakeModel()
@@ -32,21 +32,34 @@ def fitted(monkeypatch: pytest.MonkeyPatch, seconds: float, **changes: Any) -> P
 @pytest.mark.parametrize(
     ("seconds", "items"),
     [
-        pytest.param(5 * 3 * ONCE + 0.01, 1, id="just one"),
-        pytest.param(5 * 4 * ONCE - 0.01, 1, id="not quite two"),
-        pytest.param(5 * 4 * ONCE + 0.01, 2, id="two: only the first is counted"),
+        pytest.param(5 * 2 * ONCE + 0.01, 1, id="just one"),
+        pytest.param(5 * 3 * ONCE - 0.01, 1, id="not quite two"),
+        pytest.param(5 * 3 * ONCE + 0.01, 2, id="two: only the first is counted"),
         pytest.param(1e6, 4, id="as many as there are"),
     ],
 )
 def test_items_per_task(monkeypatch: pytest.MonkeyPatch, seconds: float, items: int) -> None:
     made = fitted(monkeypatch, seconds)
     assert [block.workload.limit for block in made.blocks] == [items] * 5
-    assert all(block.estimate_s == pytest.approx((items + 2) * ONCE) for block in made.blocks)
+    assert all(block.estimate_s == pytest.approx((items + 1) * ONCE) for block in made.blocks)
     assert made.notes == (f"the budget of {seconds:.0f} s allows {items} items of each of 5 tasks.",)
 
 
 def test_a_limit_holds_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitted(monkeypatch, 1e6, limit=3).blocks[0].workload.limit == 3
+
+
+def test_counted_decode_steps_cost_more_than_timed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_prefill = Rates(0.0, 0.0, 0.1)
+    plain = fitted(monkeypatch, 1e6, limit=1, protocol=Protocol(warmup=0, counted=0)).blocks[0]
+    monkeypatch.setattr(budget, "probe", lambda contender, request: free_prefill)
+    model: Any = FakeModel()
+    wished = wishes("other", tasks=("a",), budget=1e6, limit=1, protocol=Protocol(warmup=0, counted_steps=2))
+    made, contenders = load_contenders(plan(wished), model)
+    tokens = next(support.Tasks().requests("a", 1, 0)).max_new_tokens
+    counted = budget.COUNTED_STEP_FACTOR * min(2, tokens)
+    assert fit(made, contenders, model).blocks[0].estimate_s == pytest.approx(2 * 0.1 * (tokens + counted))
+    assert plain.estimate_s == pytest.approx(ONCE)
 
 
 def test_repeats_cost_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +73,7 @@ def test_repeats_cost_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_small_for_all_tasks_takes_some_spread_over_the_list(
     monkeypatch: pytest.MonkeyPatch, fits: int, tasks: str
 ) -> None:
-    made = fitted(monkeypatch, fits * 3 * ONCE + 0.01)
+    made = fitted(monkeypatch, fits * 2 * ONCE + 0.01)
     assert [block.workload.task for block in made.blocks] == list(tasks)
     assert f"allows 1 item of each of {fits} of the 5 tasks" in made.notes[-1]
 
@@ -69,7 +82,7 @@ def test_too_small_for_anything_still_measures_one_item_and_says_so(monkeypatch:
     made = fitted(monkeypatch, 0.5)
     assert len(made.blocks) == 1
     assert made.notes[-1].startswith("the budget of 0.5 s leaves 0.")
-    assert made.notes[-1].endswith("the cheapest task takes about 7.2 s and is measured all the same.")
+    assert made.notes[-1].endswith("the cheapest task takes about 4.8 s and is measured all the same.")
 
 
 def test_a_prompt_the_model_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.counting import counting
 from suite.methods.attention.base import count_read, top_indices
-from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, represent, slot_spans
+from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
 from suite.models.attention import DenseAttention, Step
 from suite.models.config import ModelConfig
 from suite.models.rope import Rope, rotate
@@ -136,7 +136,7 @@ def test_scores_use_the_unrotated_query():
 def test_first_last_and_unfinished_chunks_are_always_read():
     seen = torch.arange(A + 1, 400, dtype=torch.int32)
     best = torch.arange(1, 6).expand(len(seen), 4, 5)
-    spans = slot_spans(best, seen, W, own=True)
+    spans = fill_slots(slot_template(seen, W, 5, 4, own=True), best, W)
     assert torch.equal(spans[:, :, 0, 0], torch.zeros(len(seen), 4, dtype=torch.int32))
     assert torch.equal(spans[:, 0, -2, 1], (seen // W) * W)
     assert torch.equal(spans[:, 0, -1, 1], seen)
@@ -145,9 +145,9 @@ def test_first_last_and_unfinished_chunks_are_always_read():
 def test_no_distance_exceeds_the_attention_length():
     _q, _, _ = project(1)
     for seen in range(A + 1, 300):
-        full = seen // W
-        best = torch.arange(1, full - 1)[-5:].expand(1, CONFIG.heads, -1)
-        start, stop, position = slot_spans(best, torch.tensor([seen], dtype=torch.int32), W, own=True).unbind(-1)
+        best = torch.arange(1, seen // W - 1)[-5:].expand(1, 4, -1)
+        template = slot_template(torch.tensor([seen], dtype=torch.int32), W, 5, 4, own=True)
+        start, stop, position = fill_slots(template, best, W).unbind(-1)
         nearest, farthest = position - (stop - start - 1), position
         assert (nearest[stop > start] >= 0).all()
         assert farthest.max() < A

@@ -84,7 +84,6 @@ def test_passage_count_is_exact() -> None:
     for record in records("passage_count", tokens=1500):
         texts = [text.split(": ", 1)[1] for text in record["context"].split("\n\n")]
         assert record["answers"] == [str(len(set(texts)))]
-    assert any(len(set(r["answers"])) for r in records("passage_count"))
 
 
 @pytest.mark.parametrize("dataset", ["passage_retrieval_en", "passage_retrieval_zh"])

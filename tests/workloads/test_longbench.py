@@ -46,6 +46,15 @@ def test_official_templates_and_limits_load(task: str) -> None:
     assert LongBench(config).revision(0) != LongBench().revision(0)
 
 
+def test_revision_follows_the_templates_bytes_not_their_place(tmp_path: Path) -> None:
+    revisions = []
+    for name, template in (("a", "{context}"), ("b", "{context}"), ("c", "{context}\n")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(dict.fromkeys(TASKS, template)))
+        revisions.append(LongBench(LongBenchConfig(templates=path)).revision(0))
+    assert revisions[0] == revisions[1] != revisions[2]
+
+
 @needs_official
 def test_own_wording_is_not_the_official_one() -> None:
     official = json.loads((OFFICIAL / "dataset2prompt.json").read_text())

@@ -23,7 +23,6 @@ def question_answer(world: World, dataset: str, tokens: int, label: str = "plain
     chain = world.rng.choice(world.lexicon["facts"][dataset])
     facts, bound = instance(world, chain)
     others = [text for _ in range(DISTRACTORS) for text in instance(world, chain)[0][:DISTRACTOR_FACTS]]
-    world.keep()
     passages = [plant(world, evidence(text)) for text in facts]
     passages += [plant(world, Passage(text)) for text in others]
     passages += filler(world, tokens - size(passages))

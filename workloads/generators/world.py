@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 Language = Literal["en", "zh"]
 LEXICON_FILES = {
-    language: Path(str(resources.files("workloads"))) / "data" / name
+    language: Path(str(resources.files("workloads.data"))) / name
     for language, name in (("en", "english.json"), ("zh", "chinese.json"))
 }
 _SLOT = re.compile(r"\{([a-z]+)\d*\}")

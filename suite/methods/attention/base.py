@@ -119,7 +119,7 @@ class MeteredAttention(DenseAttention):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         attended = super().__call__(layer, q, k, v, step)
         if self._meter.counting and step.width == 1:
-            self._report(layer, step, Selection(step.scratch[f"spans/{self.config.sliding(layer)}"]))
+            self._report(layer, step, Selection(self.spans(layer, step)))
         return attended
 
     def begin(self, cache: KVCache, counts: Sequence[int]) -> None:
@@ -177,10 +177,8 @@ class SelectedAttention(MeteredAttention):
 
     def _key_positions(self, step: Step) -> Tensor:
         """Positions keys are rotated by when they are stored, int32 [B, T]."""
-        if "key_positions" not in step.scratch:
-            period = self._method.key_period
-            step.scratch["key_positions"] = step.positions % period if period else step.positions
-        return step.scratch["key_positions"]
+        period = self._method.key_period
+        return step.shared("key positions", lambda: step.positions % period) if period else step.positions
 
     def _decode_rows(self, layer: int, q: Tensor, step: Step) -> Tensor:
         chosen = [
@@ -297,3 +295,13 @@ def top_indices(scores: Tensor, k: int) -> Tensor:
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     keys = (ordered.long() << 32) - torch.arange(scores.shape[-1])
     return keys.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
+
+
+def grow(reps: Tensor, chunks: int) -> Tensor:
+    """A method's index [H, capacity, D] with room for `chunks` entries: the same storage, or one twice as large."""
+    capacity = reps.shape[1]
+    if chunks <= capacity:
+        return reps
+    wider = reps.new_empty(reps.shape[0], max(chunks, 2 * capacity), reps.shape[2])
+    wider[:, :capacity] = reps
+    return wider

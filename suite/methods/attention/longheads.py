@@ -10,12 +10,14 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from suite.methods.attention.base import AttentionMethod, Selection, top_indices
+from kernels import gemv
+from suite.methods.attention.base import AttentionMethod, Selection, grow, top_indices
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
 from suite.models.language_model import LanguageModel
 
+SELECTIONS = ("per_query_head", "per_kv_head")
 FORCED = 3  # the first chunk, the last full chunk and the unfinished one are always read
 
 CLAIMS = (
@@ -37,9 +39,7 @@ class LongHeadsConfig(MethodConfig):
 
     chunk: int = tunable(256, low=1, high=1024, log=True)
     attention_length: int = tunable(4096, low=4, high=131072, log=True)
-    selection: Literal["per_query_head", "per_kv_head"] = tunable(
-        "per_query_head", choices=("per_query_head", "per_kv_head")
-    )
+    selection: Literal["per_query_head", "per_kv_head"] = tunable("per_query_head", choices=SELECTIONS)
     strict_release: bool = False
 
     @model_validator(mode="after")
@@ -76,15 +76,13 @@ class LongHeads(AttentionMethod):
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         if config.attention_length > model.window:
-            return (
-                f"longheads reads attention_length={config.attention_length} tokens, more than the trained window of "
-                f"{model.window} of {model.name}; give attention_length={model.window} or less"
-            )
+            trained = f"the trained window of {model.window} of {model.name}"
+            return f"longheads reads attention_length={config.attention_length} tokens, more than {trained}; give less"
         return super().refusal(model, config)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         self._model, self._config = model, config
-        self._budget = config.attention_length // config.chunk - FORCED
+        self._chosen = config.attention_length // config.chunk - FORCED
         self.key_period, self.dense_until = config.chunk, config.attention_length
         H, w, D = model.heads, config.chunk, model.head_dim
         self._index = [
@@ -108,7 +106,8 @@ class LongHeads(AttentionMethod):
             split(step.cache.values[layer][row, :, first * w : full * w], w),
             self._model.scale,
         )
-        grow(index, full)[:, first:full] = fresh.transpose(0, 1)
+        index.reps = grow(index.reps.to(q.dtype), full)
+        index.reps[:, first:full] = fresh.transpose(0, 1)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         return self._choose(layer, q[None], row, torch.tensor([step.stops[row]], dtype=torch.int32), step, own=True)
@@ -119,21 +118,24 @@ class LongHeads(AttentionMethod):
 
     def _choose(self, layer: int, q: Tensor, row: int, seen: Tensor, step: Step, *, own: bool) -> Selection:
         """Rows q [T, H, D], not rotated, having seen `seen` [T] tokens each (their own included)."""
-        chunks = step.stops[row] // self._config.chunk
+        w, chunks = self._config.chunk, step.stops[row] // self._config.chunk
         reps = self._index[layer][row].reps[:, :chunks]
         scores = self._scores(q, reps)
         if self._config.selection == "per_kv_head":
             scores = scores.view(len(q), -1, self._model.group, chunks).sum(dim=2)
-        name = f"longheads/{row}"
-        if name not in step.scratch:
-            step.scratch[name] = candidate_mask(seen // self._config.chunk, chunks)
-        best = top_indices(scores.masked_fill_(~step.scratch[name], float("-inf")), min(self._budget, chunks))
-        spans = slot_spans(best, seen, self._config.chunk, own=own)
-        return Selection(spans, index_bytes=reps.numel() * reps.element_size())
+        mask, template = step.shared(
+            f"longheads/{row}",
+            lambda: (forbidden(seen // w, chunks), slot_template(seen, w, self._chosen, scores.shape[1], own=own)),
+        )
+        best = top_indices(scores.masked_fill_(mask, float("-inf")), self._chosen)
+        return Selection(fill_slots(template, best, w), index_bytes=reps.numel() * reps.element_size())
 
     def _scores(self, q: Tensor, reps: Tensor) -> Tensor:
-        """score_i = q . c_i, [T, H, chunks] from q [T, H, D] and representations [H, chunks, D]."""
-        return torch.einsum("thd,hcd->thc", q.float(), reps)
+        """score_i = q . c_i in fp32, [T, H, chunks] from q [T, H, D] and representations [H, chunks, D]."""
+        if len(q) > 1:
+            return torch.einsum("thd,hcd->thc", q.float(), reps.float())
+        rows = [gemv.gemv(q[:, head], reps[head], out_dtype=torch.float32) for head in range(reps.shape[0])]
+        return torch.stack(rows, dim=1)
 
     def index_bytes(self) -> int:
         tensors = [t for layer in self._index for index in layer for t in (index.reps, index.pending)]
@@ -162,40 +164,31 @@ def represent(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     return functional.scaled_dot_product_attention(summary, keys, keys, scale=scale, enable_gqa=True)[:, :, 0]
 
 
-def candidate_mask(full: Tensor, chunks: int) -> Tensor:
-    """Which chunks a row with `full` [T] full chunks may choose: all but its first and its last one, [T, 1, chunks]."""
+def forbidden(full: Tensor, chunks: int) -> Tensor:
+    """Chunks that rows with `full` [T] full chunks may not choose: the first, and from the last on, [T, 1, chunks]."""
     index = torch.arange(chunks)
-    return ((index >= 1) & (index <= full[:, None] - 2))[:, None]
+    return ((index < 1) | (index > full[:, None] - 2))[:, None]
 
 
-def slot_spans(best: Tensor, seen: Tensor, chunk: int, *, own: bool) -> Tensor:
-    """Spans [T, S, n, 3] of the list (chunk 0, best chunks, last full chunk, tail) of rows having seen `seen`.
+def slot_template(seen: Tensor, chunk: int, k: int, S: int, *, own: bool) -> Tensor:
+    """Spans [T, S, k + 3, 3] of the list (chunk 0, k chunks, last full chunk, tail) but for which k chunks are read.
 
-    best [T, S, k] ascending. Slot s of the list starts at position s w; the query is at the last entry's position.
+    Slot s starts at position s w; the query of a row having seen `seen` [T] tokens is at the list's last position.
+    Beyond `dense_until` every row has more than k candidates, so no slot stays empty.
     """
-    T, S, k = best.shape
     full, tail = seen // chunk, seen % chunk
-    taken = (full - 2).clamp(max=k)  # fewer candidates than asked for: what is beyond them is padding
-    column = torch.arange(k)
-    middle = torch.where(column < taken[:, None, None], best, 0).int() * chunk
-    ends = (torch.stack((full - 1, full), dim=-1) * chunk)[:, None].expand(-1, S, -1)
-    starts = torch.cat((middle.new_zeros(T, S, 1), middle, ends), dim=-1)
-    lengths = torch.full((k + 3,), chunk, dtype=torch.int32).repeat(T, 1)
-    lengths[:, 1 : k + 1] *= (column < taken[:, None]).int()
+    lengths = torch.full((len(seen), k + 3), chunk, dtype=torch.int32)
     lengths[:, k + 2] = tail
     if not own:  # the query's own token is the last of the last span that is not empty
-        lengths[torch.arange(T), torch.where(tail > 0, k + 2, k + 1)] -= 1
-    slots = torch.cat((torch.arange(k + 1).expand(T, -1), taken[:, None] + 1, taken[:, None] + 2), dim=-1)
-    position = ((taken + 2) * chunk + tail - 1)[:, None] - slots * chunk
-    columns = (starts, starts + lengths[:, None], position[:, None].int().expand(-1, S, -1))
-    return torch.stack(columns, dim=-1)
+        lengths[torch.arange(len(seen)), torch.where(tail > 0, k + 2, k + 1)] -= 1
+    starts = torch.zeros_like(lengths)
+    starts[:, k + 1], starts[:, k + 2] = (full - 1) * chunk, full * chunk
+    position = ((k + 2) * chunk + tail - 1)[:, None] - torch.arange(k + 3) * chunk
+    return torch.stack((starts, starts + lengths, position.int()), dim=-1)[:, None].expand(-1, S, -1, -1)
 
 
-def grow(index: ChunkIndex, chunks: int) -> Tensor:
-    """The representations' storage with room for `chunks`, doubled when it is too small."""
-    capacity = index.reps.shape[1]
-    if chunks > capacity:
-        wider = index.reps.new_empty(index.reps.shape[0], max(chunks, 2 * capacity), index.reps.shape[2])
-        wider[:, :capacity] = index.reps
-        index.reps = wider
-    return index.reps
+def fill_slots(template: Tensor, best: Tensor, chunk: int) -> Tensor:
+    """The template with the chosen chunks `best` [T, S, k], ascending, in its k middle slots."""
+    spans = template.clone()
+    spans[:, :, 1 : best.shape[2] + 1, :2] += (best * chunk).int()[..., None]
+    return spans

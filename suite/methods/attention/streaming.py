@@ -67,14 +67,15 @@ class Streaming(AttentionMethod):
 
     def _spans(self, first: int, rows: int, row: int, step: Step) -> Tensor:
         """Sinks and window of `rows` queries whose slots begin at `first`, [rows, 1, 2, 3]; alike in all layers."""
-        name = f"streaming/{row}"
-        if name not in step.scratch:
+
+        def make() -> Tensor:
             slot = torch.arange(first, first + rows, dtype=torch.int32)
             sinks, zero = torch.full_like(slot, self._config.sinks), torch.zeros_like(slot)
             recent = torch.stack((slot + 1 - self._config.window, slot + 1, slot + step.cache.evicted[row]), dim=-1)
             oldest = torch.stack((zero, sinks, zero + self._kept - 1), dim=-1)
-            step.scratch[name] = torch.stack((oldest, recent), dim=1)[:, None]
-        return step.scratch[name]
+            return torch.stack((oldest, recent), dim=1)[:, None]
+
+        return step.shared(f"streaming/{row}", make)
 
     def capacity(self, tokens: int) -> int:
         return min(tokens, self._kept + 2 * PREFILL_CHUNK) if self._evicting else tokens

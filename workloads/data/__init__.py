@@ -1,0 +1,1 @@
+"""Word lists, sentence templates and prompt templates."""
