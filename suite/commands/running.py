@@ -134,10 +134,17 @@ def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
             console.print(
                 f"{row['method']}: {len(row['problems']) - _SHOWN_PROBLEMS} more, in the report", markup=False
             )
-    for note in outcome.notes:
+    for note in [*outcome.notes, *_prompt_notes(outcome.units)]:
         console.print(note, markup=False)
     if document["report"]:
         console.print(f"report: {document['report']}", markup=False)
+
+
+def _prompt_notes(units: Sequence[UnitResult]) -> list[str]:
+    """What was done about prompts that did not fit the window: how many, and the first of them."""
+    noted = {sample.request_id: sample.notes[0] for unit in units for sample in unit.samples if sample.notes}
+    first = next(iter(noted.items()), None)
+    return [] if first is None else [f"{len(noted)} prompts did not fit as they were; {first[0]}: {first[1]}"]
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:

@@ -117,3 +117,10 @@ def test_doctor_prints_the_harness_cost(capsys, tmp_path, monkeypatch):
     assert run(["doctor", "--json"]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert "µs per generated token" in checks["harness cost"]["found"]
+
+
+def test_a_prompt_longer_than_the_window_is_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = ["--task", "256", "--limit", "1", "--method", "dense", "--threads", "1"]
+    assert run(["run", "--workload", "recall", "--model", "lab-recall", "--dtype", "fp32", *task]) == 0
+    assert "runs past the trained window of 128" in capsys.readouterr().out

@@ -81,8 +81,11 @@ def test_digest_changes_with_weights_and_config(copy: Path) -> None:
 
 
 def test_extra_tensors_that_old_checkpoints_hold_are_ignored(copy: Path) -> None:
+    before = hf.load_decoder(copy, "fp32").state_dict()
     edit_weights(copy, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}))
-    hf.load_decoder(copy, "fp32")
+    after = hf.load_decoder(copy, "fp32").state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ class SelectedAttention(MeteredAttention):
         chosen = [
             self._method.select(layer, q[row, 0], row, step)
             if step.cache.seen[row] >= self._method.dense_until
-            else self._everything(row, step)
+            else step.shared(f"everything/{row}", partial(self._everything, row, step))
             for row in range(step.cache.batch)
         ]
         selection = chosen[0] if len(chosen) == 1 else stack(chosen, self.config)
