@@ -15,12 +15,6 @@ class InputError(SuiteError):
     exit_code = 2
 
 
-class GateError(SuiteError):
-    """A correctness or quality gate, a claim or a regression check was not met."""
-
-    exit_code = 1
-
-
 class UnitError(SuiteError):
     """A unit of work failed while it ran."""
 
