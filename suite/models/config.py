@@ -85,6 +85,10 @@ class ModelConfig:
         """Sliding window of one layer in tokens (the query's own position included), or `None`."""
         return self.windows[layer] if self.windows else None
 
+    def rope_of(self, layer: int) -> RopeConfig:
+        """The rotary embedding of one layer: Gemma 3 gives its sliding layers a base of their own."""
+        return self.local_rope if self.local_rope is not None and self.sliding(layer) is not None else self.rope
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes of keys and values that one token adds to a full cache, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
