@@ -24,6 +24,10 @@ def view(x: Tensor) -> tuple[int, int, int]:
     return x.data_ptr(), strides[0], strides[1]
 
 
+triton_serves_cpu = False
+"""Set by `kernels.backends.serving`: the interpreter of Triton takes tensors on the CPU."""
+
+
 def on_gpu(x: Tensor) -> bool:
     """Whether the Triton kernels serve x."""
-    return x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)
+    return (x.is_cuda or triton_serves_cpu) and x.dtype in (torch.float32, torch.bfloat16)

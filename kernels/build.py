@@ -1,7 +1,8 @@
 """Compile, cache and load the C++ kernels: plain `extern "C"` functions, built by g++ and called through ctypes.
 
-One shared library per op, kept in the user's cache directory under a name that hashes the sources, the flags, the
-CPU and torch's OpenMP runtime. Without a working compiler the reference path serves, and one warning says so.
+One shared library per op and instruction set, kept in the user's cache directory under a name that hashes the sources,
+the flags, the CPU and torch's OpenMP runtime. The instruction set is chosen when a process first calls a kernel.
+Without a working compiler the reference path serves, and one warning says so.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ import filelock
 import platformdirs
 import torch
 
-OPS = ("gemv", "rms_norm", "rope", "flash_decode")
-MARCH = "native"
-FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi", "-ffp-contract=fast")
 ROOT = Path(__file__).parent
+OPS = tuple(sorted(path.parent.name for path in ROOT.glob("*/cpu.cpp")))
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi", "-ffp-contract=fast")
+LEVELS = {"avx512": "native", "avx2": "x86-64-v3", "portable": "x86-64"}
+"""Instruction sets, best first, and what `-march` asks for; "avx512" adds whatever else this CPU has (bf16, vnni)."""
 
 NativeFunction = Callable[..., None]
+
+forced: str | None = None
+"""Set by `kernels.backends.serving`: a level, or "off" for no C++ at all."""
 
 # Integers travel as pointers: both are 64 bits in the same registers, and ctypes converts a c_void_p twice as fast.
 _C_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_void_p, "f": ctypes.c_float}
@@ -57,13 +62,30 @@ def _machine() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
+def level() -> str:
+    """The instruction set that serves: the best this CPU has, unless $SUITE_KERNELS or a check asks for another."""
+    wanted = forced or os.environ.get("SUITE_KERNELS") or _best_level()
+    if wanted not in (*LEVELS, "off"):
+        raise ValueError(f"SUITE_KERNELS={wanted} is no instruction set; known: {', '.join(LEVELS)}, off")
+    return wanted
+
+
+def _best_level() -> str:
+    found = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(found, "portable")
+
+
+def _march() -> str:
+    return LEVELS[level()] if platform.machine() in ("x86_64", "AMD64") else "native"
+
+
 def library_path(op: str) -> Path:
-    """The file the library of `op` has, or will have."""
+    """The file the library of `op` has, or will have, for the instruction set that serves."""
     digest = hashlib.sha256()
-    for source in (ROOT / "simd.h", *sorted((ROOT / op).glob("*.h")), ROOT / op / "cpu.cpp"):
+    for source in (*sorted(ROOT.rglob("*.h")), ROOT / op / "cpu.cpp"):
         digest.update(source.read_bytes())
-    digest.update(repr((FLAGS, MARCH, _machine(), [path.name for path in _openmp_runtime()])).encode())
-    return cache_folder() / f"{op}-{digest.hexdigest()[:16]}.so"
+    digest.update(repr((FLAGS, _march(), _machine(), [path.name for path in _openmp_runtime()])).encode())
+    return cache_folder() / f"{op}-{level()}-{digest.hexdigest()[:16]}.so"
 
 
 def build(op: str) -> Path:
@@ -84,7 +106,7 @@ def _compile(source: Path, target: Path) -> None:
         raise FileNotFoundError("no C++ compiler (g++) was found")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unit, library = Path(folder) / "unit.o", Path(folder) / "library.so"
-        _run([compiler, *FLAGS, f"-march={MARCH}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
+        _run([compiler, *FLAGS, f"-march={_march()}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
         # Linked against torch's own libgomp by path; -fopenmp here would name the system's one.
         openmp = [str(path) for path in _openmp_runtime()] or ["-fopenmp"]
         _run([compiler, "-shared", str(unit), *openmp, "-o", str(library)])
@@ -109,12 +131,24 @@ def _warn_once(reason: str) -> None:
 
 @functools.cache
 def load(op: str) -> ctypes.CDLL | None:
-    """The library of `op`, built if needed; None (and one warning per process) if that is impossible."""
+    """The library of `op`, built if needed; None if C++ is off, or impossible (and one warning per process)."""
+    if level() == "off":
+        return None
     try:
         return ctypes.CDLL(str(build(op)))
     except (OSError, RuntimeError) as error:
         _warn_once(str(error))
         return None
+
+
+_tables: list[Functions] = []
+
+
+def forget() -> None:
+    """Makes every op look its C functions up again."""
+    load.cache_clear()
+    for table in _tables:
+        table.clear()
 
 
 class Functions(dict[Hashable, NativeFunction | None]):
@@ -127,6 +161,7 @@ class Functions(dict[Hashable, NativeFunction | None]):
     def __init__(self, op: str, signature: str, names: Mapping[Hashable, str]) -> None:
         super().__init__()
         self.op, self.signature, self.names = op, signature, names
+        _tables.append(self)
 
     def __missing__(self, key: Hashable) -> NativeFunction | None:
         library = load(self.op) if key in self.names else None
@@ -146,7 +181,7 @@ def main() -> None:
     def timed(op: str) -> str:
         start = time.perf_counter()
         path = build(op)
-        return f"{op:14s} {time.perf_counter() - start:5.1f} s  {path}"
+        return f"{op:20s} {time.perf_counter() - start:5.1f} s  {path}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for line in pool.map(timed, OPS):

@@ -14,55 +14,35 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kernels import arguments, build
-from kernels.flash_decode import _flash_decode
-from kernels.gemv import _gated, _gemv
-from kernels.rms_norm import _rms_norm
-from kernels.rope import _rope
+from kernels import build
+from kernels.backends import serving
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = pytest.param("triton", marks=pytest.mark.gpu)
-FUNCTIONS = (_gemv, _gated, _rms_norm, _rope, _flash_decode)
 
 
-def forget() -> None:
-    """Makes every op look its C functions up again."""
-    build.load.cache_clear()
-    for functions in FUNCTIONS:
-        functions.clear()
-
-
-def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve the kernels from `cpu` (this machine's best), `portable` (no AVX-512), the `reference` or `triton`."""
-    forget()
-    if name == "triton" and INTERPRETED:
-        monkeypatch.setattr(arguments, "on_gpu", lambda x: True)
-        monkeypatch.setattr(build, "load", lambda op: None)
-        return
-    if name == "triton":
+@pytest.fixture(params=["triton"] if INTERPRETED else [*build.LEVELS, "reference", GPU])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = request.param
+    if name in build.LEVELS and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    if name in build.LEVELS and not runs_here(name):
+        pytest.skip(f"this processor has no {name}")
+    if name == "triton" and not INTERPRETED:
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
         torch.set_default_device("cuda")
-        return
-    if name == "reference":
-        monkeypatch.setattr(build, "load", lambda op: None)
-        return
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler")
-    if name == "portable":
-        if platform.machine() != "x86_64":
-            pytest.skip("the native kernels are the portable ones here")
-        monkeypatch.setattr(build, "MARCH", "x86-64-v3")
-    assert all(functions[key] is not None for functions in FUNCTIONS for key in functions.names)
-
-
-@pytest.fixture(params=["triton"] if INTERPRETED else ["cpu", "portable", "reference", GPU])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    use(request.param, monkeypatch)
-    yield request.param
+    with serving(name):
+        assert name not in build.LEVELS or all(build.load(op) is not None for op in build.OPS)
+        yield name
     torch.set_default_device(None)
-    monkeypatch.undo()
-    forget()
+
+
+def runs_here(level: str) -> bool:
+    best = build.level()
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return level == best
+    return list(build.LEVELS).index(level) >= list(build.LEVELS).index(best)
 
 
 @pytest.fixture(autouse=True)

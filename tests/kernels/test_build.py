@@ -105,14 +105,16 @@ def test_the_name_of_a_library_follows_source_flags_and_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = build.library_path("rope")
-    monkeypatch.setattr(build, "MARCH", "x86-64-v2")
-    other_march = build.library_path("rope")
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    other_flags = build.library_path("rope")
+    monkeypatch.setenv("SUITE_KERNELS", "portable")
+    other_level = build.library_path("rope")
     monkeypatch.setattr(build, "_machine", lambda: "another processor")
     other_machine = build.library_path("rope")
     monkeypatch.setattr(build, "ROOT", shutil.copytree(build.ROOT, tmp_path / "kernels"))
     with (tmp_path / "kernels" / "simd.h").open("a") as source:
         source.write("// changed\n")
-    assert len({original, other_march, other_machine, build.library_path("rope")}) == 4
+    assert len({original, other_flags, other_level, other_machine, build.library_path("rope")}) == 5
 
 
 @needs_compiler
@@ -123,5 +125,9 @@ def test_the_build_command_prints_every_library(capsys: pytest.CaptureFixture[st
     assert all(Path(line.split()[-1]).exists() for line in lines)
 
 
-def test_every_folder_with_a_kernel_is_built() -> None:
-    assert {path.parent.name for path in build.ROOT.glob("*/cpu.cpp")} == set(build.OPS)
+def test_an_unknown_instruction_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUITE_KERNELS", "avx9")
+    with pytest.raises(
+        ValueError, match="SUITE_KERNELS=avx9 is no instruction set; known: avx512, avx2, portable, off"
+    ):
+        build.level()

@@ -1,0 +1,112 @@
+"""The contract and the realistic shapes of flash_decode."""
+
+from __future__ import annotations
+
+from itertools import cycle, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.contract import Case, Outputs, SpeedCase, Trial, poisoned, strided
+from kernels.flash_decode import dense_spans, flash_decode, reference
+from kernels.rope.cases import tables
+
+
+def random_spans(n: int, selections: int, tokens: int, count: int) -> Tensor:
+    """`count` disjoint ragged spans, some of them empty, with arbitrary query positions."""
+    cuts = torch.randint(0, tokens + 1, (n, selections, 2 * count)).sort(-1).values
+    return torch.stack((cuts[..., ::2], cuts[..., 1::2], torch.randint(0, 700, (n, selections, count))), -1).int()
+
+
+def flash_case(
+    tokens: int,
+    dim: int,
+    heads: int,
+    kv_heads: int,
+    selections: int,
+    *,
+    kind: str = "ragged",
+    n: int = 2,
+    rotated: bool = False,
+    softcap: float = 0.0,
+    scale: float | None = None,
+) -> Case:
+    """Everything outside the spans is NaN, in a slice of a larger NaN reservation."""
+
+    def make(dtype: torch.dtype) -> Trial:
+        q = strided(torch.randn(n, heads, dim).to(dtype))
+        rows = torch.randperm(n + 1)[:n].int()
+        spans = random_spans(n, selections, tokens, 3)
+        if kind == "full":
+            spans = dense_spans([tokens] * n).expand(n, selections, 1, 3)
+        elif kind == "empty":
+            spans[..., 1] = spans[..., 0]
+        elif kind == "half empty":
+            spans[0, ..., 1] = spans[0, ..., 0]
+        reserved = poisoned(2, n + 1, kv_heads + 1, tokens + 20, dim, dtype=dtype)
+        keys, values = reserved[0, :, :kv_heads, : tokens + 8], reserved[1, :, :kv_heads, : tokens + 8]
+        fill(keys, spans, rows)
+        fill(values, spans, rows)
+        cos, sin = tables(700, dim) if rotated else (None, None)
+        options: dict[str, Any] = {"cos": cos, "sin": sin, "scale": scale or dim**-0.5, "softcap": softcap}
+
+        def run() -> Outputs:
+            out, lse = flash_decode(q, keys, values, spans, rows, out=poisoned(*q.shape, dtype=dtype), **options)
+            return {"out": out, "fp32 lse": lse}
+
+        def expected() -> Outputs:
+            out, lse = reference.flash_decode(q.double(), keys.double(), values.double(), spans, rows, **options)
+            return {"out": out, "fp32 lse": lse}
+
+        return Trial(run, expected)
+
+    groups = {1: "S=1", kv_heads: "S=G", heads: "S=H"}[selections]
+    flags = ("-rotated" if rotated else "") + ("-softcap" if softcap else "") + ("-extreme" if scale else "")
+    return Case("flash_decode", f"{tokens}x{n}x{heads}x{kv_heads}x{dim}-{groups}-{kind}{flags}", make)
+
+
+def fill(cache: Tensor, spans: Tensor, rows: Tensor) -> None:
+    """Random values where some span reads, in the KV heads it reads."""
+    kv_heads, selections = cache.shape[1], spans.shape[1]
+    for i, row in enumerate(rows.tolist()):
+        for kv_head in range(kv_heads):
+            first, last = kv_head * selections // kv_heads, max(1, (kv_head + 1) * selections // kv_heads)
+            for start, stop, _ in spans[i, first:last].flatten(0, 1).tolist():
+                cache[row, kv_head, start:stop] = torch.randn(stop - start, cache.shape[-1]).to(cache.dtype)
+
+
+def flash_grid() -> list[Case]:
+    """Lengths x head dimensions x group sizes x selections, the options dealt out in turn."""
+    options: cycle[dict[str, Any]] = cycle(
+        ({}, {"rotated": True}, {"softcap": 5.0}, {"kind": "full"}, {"rotated": True, "softcap": 20.0})
+    )
+    shapes = product((1, 63, 100, 500), (16, 64, 80, 128), ((2, 2), (6, 2), (8, 2), (8, 1)))
+    return [
+        flash_case(tokens, dim, heads, kv_heads, selections, **next(options))
+        for tokens, dim, (heads, kv_heads) in shapes
+        for selections in sorted({1, kv_heads, heads})
+    ]
+
+
+CASES = [
+    *flash_grid(),
+    *(flash_case(100, 64, 6, 2, s, kind=kind, n=3) for s in (1, 2, 6) for kind in ("empty", "half empty")),
+    *(flash_case(63, 64, 4, 1, s, scale=300.0, kind="full") for s in (1, 4)),
+    flash_case(63, 64, 4, 1, 1, scale=300.0, softcap=30.0),
+    flash_case(500, 64, 9, 3, 9, n=20, rotated=True),
+    flash_case(100, 64, 1, 1, 1),
+]
+TEAM_CASES = [
+    flash_case(500, 64, 9, 3, 1, kind="full", n=1),
+    flash_case(500, 128, 4, 1, 4, n=5, rotated=True),
+    flash_case(500, 64, 1, 1, 1, kind="full", n=1),
+]
+SMALL_CASES = [
+    *(flash_case(100, 80, 4, 2, s, rotated=True, n=1) for s in (1, 2, 4)),
+    flash_case(1, 64, 3, 1, 1, kind="full", n=1),
+    flash_case(100, 64, 2, 2, 1, kind="full", softcap=5.0),
+    flash_case(63, 16, 3, 1, 3, kind="half empty"),
+    flash_case(63, 64, 4, 1, 1, kind="full", scale=300.0),
+]
+SPEED_CASES: list[SpeedCase] = []
