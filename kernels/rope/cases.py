@@ -29,7 +29,7 @@ def rope_case(what: str, tokens: int, heads: int, kv_heads: int, dim: int) -> Ca
 
         def outcome(x: Tensor, ops: Sequence[Callable[..., None]]) -> Outputs:
             q, k, v = torch.split(x.clone(), [heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
-            q, k, v = q.unflatten(1, (heads, dim)), k.unflatten(1, (kv_heads, dim)), v.unflatten(1, (kv_heads, dim))
+            q, k, v = q.view(tokens, heads, dim), k.view(tokens, kv_heads, dim), v.view(tokens, kv_heads, dim)
             reserved = poisoned(2, 3, kv_heads + 1, tokens + 9, dim, dtype=x.dtype)
             caches = reserved[0, :, :kv_heads, : tokens + 5], reserved[1, :, :kv_heads, : tokens + 5]
             arguments = {
@@ -41,10 +41,10 @@ def rope_case(what: str, tokens: int, heads: int, kv_heads: int, dim: int) -> Ca
                 op(*arguments[op.__name__])
             return {"q": q, "k": k, "caches": reserved}
 
-        own = {"fused": rotate_and_append, "apply": apply, "append": append}[what]
+        owns: dict[str, Callable[..., None]] = {"fused": rotate_and_append, "apply": apply, "append": append}
         naive = {"fused": ("apply", "append"), "apply": ("apply",), "append": ("append",)}[what]
         theirs: tuple[Callable[..., None], ...] = tuple(getattr(reference, name) for name in naive)
-        return Trial(lambda: outcome(qkv, (own,)), lambda: outcome(qkv.double(), theirs))
+        return Trial(lambda: outcome(qkv, (owns[what],)), lambda: outcome(qkv.double(), theirs))
 
     return Case("rope", f"{what}-{tokens}x{heads}x{kv_heads}x{dim}", make)
 
