@@ -1,147 +1,15 @@
-// Few-row linear layers: y[n][o] = sum_i x[n][i] w[o][i] (+ bias[o] + residual[n][o]).
-//
-// The weights stream once, sixteen rows (outputs) at a time. One x row, or two short ones, take the weight rows one by
-// one, which is pure streaming; more take them in squares of four by four, so that each vector loaded is used four
-// times. Threads own ranges of outputs.
-#include "simd.h"
+// Few-row linear layers over a team of threads.
+#include "gemv/multiply.h"
 
-#include <algorithm>
 #include <omp.h>
 
 namespace {
 
-constexpr int BLOCK = 16;                  // outputs per block: one store of a vector
-constexpr int SIDE = 4;                    // x rows and weight rows of a tile
-constexpr int MAX_ROWS = 16;               // x rows served by one pass over the weights of a block
-constexpr int64_t CHUNK = 1024;            // features, so that many x rows stay in the L1 cache
-constexpr int64_t STREAM_BYTES = 4096;     // per x row, up to which two of them still stream
 constexpr int64_t WORTH_A_TEAM = 1 << 15;  // weight elements; below, waking the team takes longer than the work
 
-// x [rows][features] against `count` <= BLOCK weight rows [count][features].
-template <class T> struct Task {
-    const T *x;
-    int64_t x_stride, rows, features;
-    const T *weight;
-    int count;
-};
-
-// sums[j][k] += products of X rows of x with W weight rows from feature `begin` to `end`, in 16 partial sums each.
-template <int W, int X, class T>
-inline void tile(const Task<T> &task, int64_t n, int o, int64_t begin, int64_t end, f32x16 (&sums)[X][W]) {
-    using D = Dot<T>;
-    const T *x = task.x + n * task.x_stride, *weight = task.weight + o * task.features;
-    // Several streams at once are more than the hardware follows: ask for the next W rows, in the order of addresses.
-    const bool whole = end - begin == task.features;
-    const T *ahead = weight + W * task.features + begin;
-    const int64_t along = whole ? W : 1, across = whole ? D::WIDTH : task.features;
-    int64_t i = begin;
-    for (; i + D::WIDTH <= end; i += D::WIDTH) {
-        if (W > 1)
-            for (int k = 0; k < W; ++k) __builtin_prefetch(ahead + (i - begin) * along + k * across);
-        for (int j = 0; j < X; ++j)
-            for (int k = 0; k < W; ++k)
-                sums[j][k] = D::step(sums[j][k], weight + k * task.features + i, x + j * task.x_stride + i);
-    }
-    if (i < end)
-        for (int j = 0; j < X; ++j)
-            for (int k = 0; k < W; ++k)
-                sums[j][k] =
-                    D::first(sums[j][k], weight + k * task.features + i, x + j * task.x_stride + i, (int)(end - i));
-}
-
-// One weight row at a time.
-template <int X, class T> inline void stream(const Task<T> &task, float *products) {
-    f32x16 sums[X][BLOCK] = {};
-    for (int o = 0; o < task.count; ++o) {
-        f32x16 row[X][1] = {};
-        tile<1, X>(task, 0, o, 0, task.features, row);
-        for (int j = 0; j < X; ++j) sums[j][o] = row[j][0];
-    }
-    for (int j = 0; j < X; ++j) store16(products + j * BLOCK, sums16(sums[j]));
-}
-
-// W weight rows times X rows of x, added to their products.
-template <int W, int X, class T>
-inline void square(const Task<T> &task, int64_t n, int o, int64_t begin, int64_t end, float *products) {
-    f32x16 sums[X][W] = {};
-    tile<W, X>(task, n, o, begin, end, sums);
-    f32x16 padded[SIDE][SIDE] = {};
-    for (int j = 0; j < X; ++j)
-        for (int k = 0; k < W; ++k) padded[j][k] = sums[j][k];
-    float reduced[SIDE * SIDE];
-    store16(reduced, sums16(padded[0]));
-    for (int j = 0; j < X; ++j)
-        for (int k = 0; k < W; ++k) products[(n + j) * BLOCK + o + k] += reduced[j * SIDE + k];
-}
-
-template <int W, class T>
-inline void squares(const Task<T> &task, int o, int64_t begin, int64_t end, float *products) {
-    int64_t n = 0;
-    for (; n + SIDE <= task.rows; n += SIDE) square<W, SIDE>(task, n, o, begin, end, products);
-    for (; n + 2 <= task.rows; n += 2) square<W, 2>(task, n, o, begin, end, products);
-    if (n < task.rows) square<W, 1>(task, n, o, begin, end, products);
-}
-
-// products[n][o] for all x rows of the task, of which there are at most MAX_ROWS.
-template <class T> inline void multiply(const Task<T> &task, float *products) {
-    if (task.rows == 1) return stream<1>(task, products);
-    if (task.rows == 2 && task.features * sizeof(T) <= STREAM_BYTES) return stream<2>(task, products);
-    std::fill_n(products, task.rows * BLOCK, 0.f);
-    for (int64_t begin = 0; begin < task.features; begin += CHUNK) {
-        const int64_t end = std::min(begin + CHUNK, task.features);
-        int o = 0;
-        for (; o + SIDE <= task.count; o += SIDE) squares<SIDE>(task, o, begin, end, products);
-        for (; o < task.count; ++o) squares<1>(task, o, begin, end, products);
-    }
-}
-
-// Calls work(first_row, rows, first_output, count) for every block of the output, over the team.
-template <class Work> void for_blocks(int64_t rows, int64_t features, int64_t outputs, int64_t threads, Work work) {
-    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK;
-#pragma omp parallel num_threads(team(threads, features * outputs, WORTH_A_TEAM))
-    {
-        const Share share(blocks, omp_get_thread_num(), omp_get_num_threads());
-        for (int64_t n = 0; n < rows; n += MAX_ROWS)
-            for (int64_t b = share.begin; b < share.end; ++b) {
-                const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
-                work(n, std::min<int64_t>(MAX_ROWS, rows - n), b * BLOCK, count);
-            }
-    }
-}
-
-template <class T, class O>
-void gemv(const T *x, int64_t x_stride, const T *weight, const void *bias, int64_t bias_is_f32, const O *residual,
-          int64_t residual_stride, O *out, int64_t out_stride, int64_t rows, int64_t features, int64_t outputs,
-          int64_t threads) {
-    for_blocks(rows, features, outputs, threads, [=](int64_t first, int64_t n_rows, int64_t o, int count) {
-        float products[MAX_ROWS * BLOCK];
-        multiply(Task<T>{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count}, products);
-        f32x16 shift = broadcast(0.f);
-        if (bias && bias_is_f32) shift = load_first((const float *)bias + o, count);
-        else if (bias) shift = load_first((const T *)bias + o, count);
-        for (int64_t n = 0; n < n_rows; ++n) {
-            f32x16 y = load16(products + n * BLOCK) + shift;
-            if (residual) y += load_first(residual + (first + n) * residual_stride + o, count);
-            store_first(out + (first + n) * out_stride + o, y, count);
-        }
-    });
-}
-
-template <class T>
-void gated_gemv(const T *x, int64_t x_stride, const T *weight, T *out, int64_t out_stride, int64_t activation,
-                int64_t rows, int64_t features, int64_t intermediate, int64_t threads) {
-    for_blocks(rows, 2 * features, intermediate, threads, [=](int64_t first, int64_t n_rows, int64_t o, int count) {
-        float gates[MAX_ROWS * BLOCK], ups[MAX_ROWS * BLOCK];
-        Task<T> task{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count};
-        multiply(task, gates);
-        task.weight += intermediate * features;
-        multiply(task, ups);
-        for (int64_t n = 0; n < n_rows; ++n) {
-            const f32x16 gate = load16(gates + n * BLOCK);
-            const f32x16 active = activation == 0 ? silu16(gate) : gelu_tanh16(gate);
-            store_first(out + (first + n) * out_stride + o, active * load16(ups + n * BLOCK), count);
-        }
-    });
+template <class Linear> void over_team(const Linear &linear, int64_t weights, int64_t threads) {
+#pragma omp parallel num_threads(team(threads, weights, WORTH_A_TEAM))
+    linear.run(omp_get_thread_num(), omp_get_num_threads());
 }
 
 }  // namespace
@@ -150,8 +18,9 @@ void gated_gemv(const T *x, int64_t x_stride, const T *weight, T *out, int64_t o
     extern "C" void NAME(const T *x, int64_t x_stride, const T *weight, const void *bias, int64_t bias_is_f32,       \
                          const O *residual, int64_t residual_stride, O *out, int64_t out_stride, int64_t rows,       \
                          int64_t features, int64_t outputs, int64_t threads) {                                       \
-        gemv(x, x_stride, weight, bias, bias_is_f32, residual, residual_stride, out, out_stride, rows, features,     \
-             outputs, threads);                                                                                       \
+        const Gemv<T, O> linear{x, x_stride, weight, bias, bias_is_f32, residual, residual_stride,                   \
+                                out, out_stride, rows, features, outputs};                                           \
+        over_team(linear, features * outputs, threads);                                                              \
     }
 
 GEMV(gemv_f32_f32, float, float)
@@ -161,7 +30,8 @@ GEMV(gemv_bf16_f32, bf16, float)
 #define GATED_GEMV(NAME, T)                                                                                           \
     extern "C" void NAME(const T *x, int64_t x_stride, const T *weight, T *out, int64_t out_stride,                  \
                          int64_t activation, int64_t rows, int64_t features, int64_t intermediate, int64_t threads) { \
-        gated_gemv(x, x_stride, weight, out, out_stride, activation, rows, features, intermediate, threads);         \
+        const GatedGemv<T> linear{x, x_stride, weight, out, out_stride, activation, rows, features, intermediate};   \
+        over_team(linear, 2 * features * intermediate, threads);                                                     \
     }
 
 GATED_GEMV(gated_gemv_f32, float)

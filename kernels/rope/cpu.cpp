@@ -1,31 +1,13 @@
 // Rotary embedding in the half-split layout, in place, and the append of keys and values to a cache.
-#include "simd.h"
+#include "rope/rotate.h"
+#include "view.h"
 
-#include <algorithm>
 #include <cstring>
 #include <omp.h>
 
 namespace {
 
 constexpr int64_t WORTH_A_TEAM = 1 << 15;  // elements
-
-// [outer][inner][D] with strides in elements.
-template <class T> struct View {
-    T *data;
-    int64_t outer, inner;
-    T *at(int64_t n, int64_t h) const { return data + n * outer + h * inner; }
-};
-
-template <class T> inline void rotate(T *x, const float *cos, const float *sin, int64_t half) {
-    T *first = x, *second = x + half;
-    for (int64_t i = 0; i < half; i += LANES) {
-        const int count = (int)std::min<int64_t>(LANES, half - i);
-        const f32x16 a = load_first(first + i, count), b = load_first(second + i, count);
-        const f32x16 c = load_first(cos + i, count), s = load_first(sin + i, count);
-        store_first(first + i, a * c - b * s, count);
-        store_first(second + i, b * c + a * s, count);
-    }
-}
 
 template <class T>
 void rope(View<T> q, View<T> k, View<T> v, const float *cos, const float *sin, const int32_t *positions,
@@ -35,8 +17,8 @@ void rope(View<T> q, View<T> k, View<T> v, const float *cos, const float *sin, c
     for (int64_t n = 0; n < tokens; ++n) {
         if (cos) {
             const int64_t row = positions[n] * (dim / 2);
-            for (int64_t h = 0; h < heads; ++h) rotate(q.at(n, h), cos + row, sin + row, dim / 2);
-            for (int64_t g = 0; g < kv_heads; ++g) rotate(k.at(n, g), cos + row, sin + row, dim / 2);
+            for (int64_t h = 0; h < heads; ++h) rotate(q.at(n, h), cos + row, sin + row, dim / 2, q.at(n, h));
+            for (int64_t g = 0; g < kv_heads; ++g) rotate(k.at(n, g), cos + row, sin + row, dim / 2, k.at(n, g));
         }
         if (key_cache.data)
             for (int64_t g = 0; g < kv_heads; ++g) {
