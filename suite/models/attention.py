@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from kernels import flash_decode
 from kernels import rope as rope_kernel
+from kernels.decode_layer import Tables
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.rope import Rope, rotate
@@ -37,6 +38,11 @@ class Step:
     scratch: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def full(self) -> bool:
+        """No row is padded."""
+        return min(self.counts) == self.width
+
+    @property
     def starts(self) -> list[int]:
         """Tokens stored per row before this pass: the slot of each row's first new token."""
         return self.cache.lengths
@@ -55,7 +61,7 @@ class Step:
     def slots(self) -> Tensor:
         """Cache slot of every new token, int32 [B, T]."""
         slots = torch.tensor(self.starts, dtype=torch.int32)[:, None] + torch.arange(self.width, dtype=torch.int32)
-        if min(self.counts) == self.width:
+        if self.full:
             return slots
         return slots.minimum((torch.tensor(self.stops, dtype=torch.int32) - 1).clamp(min=0)[:, None])
 
@@ -93,6 +99,13 @@ class Attention(Protocol):
         """Before a pass over `counts` new tokens per row: the time to evict."""
         ...
 
+    def plain(self, step: Step) -> Tables | None:
+        """Each layer's rotary tables if this pass is ordinary causal attention over everything stored, else None.
+
+        Then the decoder may run it in one call for all layers, and `__call__` and `observe` are left out.
+        """
+        ...
+
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         """q [B, T, H, D], k and v [B, T, G, D] -> [B, T, H, D]; also stores what later steps need in `step.cache`."""
         ...
@@ -125,6 +138,12 @@ class DenseAttention:
         """cos and sin tables of one layer for at least `length` positions."""
         local = self.config.local_rope is not None and self.config.sliding(layer) is not None
         return (self._local_rope if local else self._rope).tables(length)
+
+    def plain(self, step: Step) -> Tables | None:
+        """Dense attention always is."""
+        if self.config.local_rope is None:
+            return [self._rope.tables(step.seen)] * self.config.layers
+        return [self.tables(layer, step.seen) for layer in range(self.config.layers)]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         cos, sin = self.tables(layer, step.seen)
@@ -169,7 +188,7 @@ def store_rotated(
 ) -> None:
     """Rotates q and k in place to `positions` [B, T] and writes k and v into the cache."""
     q, flat_k, flat_v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    if min(step.counts) < step.width:  # padding must not be written: it may lie beyond the cache
+    if not step.full:  # padding must not be written: it may lie beyond the cache
         rope_kernel.apply(q, flat_k, cos, sin, positions.flatten())
         step.cache.write(layer, k, v, step.counts)
         return

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kernels import gemv, rms_norm
+from kernels.decode_layer import Caches, LayerStack, NewTokens
 from suite.models.attention import Attention, Step, TrainingAttention
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
+from suite.models.fused import layer_stack
 
 
 class Linear(nn.Module):
@@ -118,6 +120,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.rms_eps)
         self.head = Linear(config.hidden, config.vocab)
+        self._stack: LayerStack | None = None
         nn.init.normal_(self.embedding.weight, std=0.02)
         if config.tied:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
@@ -135,7 +138,11 @@ class Decoder(nn.Module):
         return self.requires_grad_(False).eval()
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens (more are allowed; then it grows)."""
+        """An empty cache for `batch` rows of up to `capacity` tokens (more are allowed; then it grows).
+
+        A new batch begins: what has been done to the modules since the last one is taken notice of.
+        """
+        self._stack = layer_stack(self)
         return KVCache(self.config, batch, self.dtype, capacity)
 
     def forward(
@@ -171,9 +178,29 @@ class Decoder(nn.Module):
         if self.config.embedding_scale != 1.0:
             # The reference models round the factor to the activations' dtype.
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
+        few = tokens.numel() <= gemv.MAX_ROWS and step is not None and step.full
+        if self._stack is not None and few and not torch.is_grad_enabled():
+            return self._fused_layers(self._stack, x, attention, step)
         for index, layer in enumerate(self.layers):
             x = layer(x, attention, step)
             attention.observe(index, x, step)
+        return x
+
+    def _fused_layers(self, stack: LayerStack, x: Tensor, attention: Attention, step: Step) -> Tensor:
+        """Few rows: all layers in one call if the attention is plain, else two calls around each attention."""
+        flat = x.flatten(0, 1)
+        tables = attention.plain(step)
+        if tables is not None:
+            caches = Caches(step.cache.keys, step.cache.values)
+            stack.run(flat, caches, tables, NewTokens(step.rows, step.slots.flatten(), step.positions.flatten()))
+            return x
+        sizes = [self.config.heads, self.config.kv_heads, self.config.kv_heads]
+        for layer in range(len(self.layers)):
+            qkv = stack.project(layer, flat).view(*x.shape[:2], -1, self.config.head_dim)
+            q, k, v = torch.split(qkv, sizes, dim=2)
+            attended = attention(layer, q, k, v, step)
+            stack.finish(layer, flat, attended.view(flat.shape[0], -1))
+            attention.observe(layer, x, step)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from kernels import flash_decode
+from kernels.decode_layer import Tables
 from suite.methods.base import Generator, Method, MethodConfig
 from suite.models.attention import DenseAttention, Step, causal_attention, store_rotated
 from suite.models.cache import KVCache
@@ -123,6 +124,10 @@ class MeteredAttention(DenseAttention):
             self._report(layer, step, Selection(self.spans(layer, step)))
         return attended
 
+    def plain(self, step: Step) -> Tables | None:
+        """In a counting pass every layer's reads are told one by one."""
+        return None if self._meter.counting else super().plain(step)
+
     def begin(self, cache: KVCache, counts: Sequence[int]) -> None:
         """Notes each row's prompt length: what was there when single tokens begin."""
         if max(counts) > 1 or not self._prompt:
@@ -153,6 +158,9 @@ class SelectedAttention(MeteredAttention):
     def __init__(self, config: ModelConfig, method: AttentionMethod, meter: Meter) -> None:
         super().__init__(config, meter)
         self._method = method
+
+    def plain(self, step: Step) -> Tables | None:
+        return None
 
     def capacity(self, tokens: int) -> int:
         return self._method.capacity(tokens)

@@ -1,0 +1,138 @@
+"""The contract and the realistic shapes of decode_layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import counting
+from kernels.contract import Case, Outputs, Race, SpeedCase, Trial, poisoned
+from kernels.decode_layer import Caches, LayerShape, LayerStack, LayerWeights, NewTokens, reference
+from kernels.rope.cases import tables
+
+
+def weights_of(shape: LayerShape, dtype: torch.dtype, *, extras: bool, window: int) -> LayerWeights:
+    """Random weights; `extras` are all that some architecture has and Llama has not."""
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        return torch.normal(0.0, 0.5 / math.sqrt(columns), (rows, columns)).to(dtype)
+
+    def norm(width: int) -> Tensor:
+        return 1 + 0.1 * torch.randn(width)
+
+    h, D = shape.hidden, shape.head_dim
+    return LayerWeights(
+        attention_norm=norm(h),
+        qkv=matrix(shape.qkv_width, h),
+        qkv_bias=torch.randn(shape.qkv_width).to(dtype) if extras else None,
+        q_norm=norm(D) if extras else None,
+        k_norm=norm(D) if extras else None,
+        out=matrix(h, shape.heads * D),
+        out_bias=torch.randn(h).to(dtype) if extras else None,
+        post_attention_norm=norm(h) if extras else None,
+        mlp_norm=norm(h),
+        gate_up=matrix(2 * shape.intermediate, h),
+        down=matrix(h, shape.intermediate),
+        post_mlp_norm=norm(h) if extras else None,
+        window=window,
+    )
+
+
+def widened(layer: LayerWeights) -> LayerWeights:
+    """The same weights in fp64."""
+    tensors: dict[str, Any] = {name: x.double() for name, x in vars(layer).items() if isinstance(x, Tensor)}
+    return dataclasses.replace(layer, **tensors)
+
+
+def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bool = False) -> Case:
+    """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN."""
+
+    def make(dtype: torch.dtype) -> Trial:
+        layers = [weights_of(shape, dtype, extras=extras, window=40 * extras * i) for i in range(2)]
+        x = torch.randn(rows, shape.hidden).to(dtype)
+        cache_rows = torch.arange(rows) % 2
+        slots = past + torch.arange(rows) // 2
+        tokens = NewTokens(cache_rows, slots, slots + 3)
+        stored = poisoned(2, 2, 2, shape.kv_heads, past + rows + 4, shape.head_dim, dtype=dtype)
+        stored[..., :past, :] = torch.randn(2, 2, 2, shape.kv_heads, past, shape.head_dim).to(dtype)
+        angles = [tables(past + rows + 9, shape.head_dim)] * 2
+
+        def outcome(x: Tensor, stored: Tensor, layers: list[LayerWeights], naive: bool) -> Outputs:
+            x, stored = x.clone(), stored.clone()
+            caches = Caches(list(stored[0]), list(stored[1]))
+            if naive:
+                reference.run(shape, layers, x, caches, angles, tokens)
+            else:
+                LayerStack(shape, layers).run(x, caches, angles, tokens)
+            return {"x": x, "caches": stored}
+
+        return Trial(
+            lambda: outcome(x, stored, layers, naive=False),
+            lambda: outcome(x.double(), stored.double(), [widened(layer) for layer in layers], naive=True),
+        )
+
+    return Case("decode_layer", name, make)
+
+
+def split_case(name: str, shape: LayerShape, rows: int, *, extras: bool = False) -> Case:
+    """One layer around an attention of the caller's own."""
+
+    def make(dtype: torch.dtype) -> Trial:
+        layer = weights_of(shape, dtype, extras=extras, window=0)
+        x = torch.randn(rows, shape.hidden).to(dtype)
+        attended = torch.randn(rows, shape.heads * shape.head_dim).to(dtype)
+
+        def run() -> Outputs:
+            stack, y = LayerStack(shape, [layer]), x.clone()
+            qkv = stack.project(0, y).clone()
+            stack.finish(0, y, attended)
+            return {"qkv": qkv, "x": y}
+
+        def expected() -> Outputs:
+            y = x.double()
+            qkv = reference.project(shape, widened(layer), y)
+            reference.finish(shape, widened(layer), y, attended.double())
+            return {"qkv": qkv, "x": y}
+
+        return Trial(run, expected)
+
+    return Case("decode_layer", f"split-{name}", make)
+
+
+SMOLLM2 = LayerShape(576, 9, 3, 64, 1536, "silu", 1e-5, 0.125)
+SMALL = LayerShape(48, 4, 1, 16, 100, "silu", 1e-5, 0.25)
+GEMMA = LayerShape(80, 6, 2, 80, 63, "gelu_tanh", 1e-6, 0.2, softcap=5.0)
+
+
+def speed_case(name: str, shape: LayerShape, past: int, layers: int) -> SpeedCase:
+    """All layers of a model at batch 1. No peer: `suite reproduce dense` races whole models."""
+
+    def make(dtype: torch.dtype) -> Race:
+        stack = LayerStack(shape, [weights_of(shape, dtype, extras=False, window=0) for _ in range(layers)])
+        stored = torch.randn(2, layers, 1, shape.kv_heads, past + 1, shape.head_dim).to(dtype)
+        caches, angles = Caches(list(stored[0]), list(stored[1])), [tables(past + 1, shape.head_dim)] * layers
+        at = torch.tensor([past], dtype=torch.int32)
+        tokens, x = NewTokens(torch.zeros_like(at), at, at), torch.randn(1, shape.hidden).to(dtype)
+        with counting.counting() as counter:
+            stack.run(x, caches, angles, tokens)
+        return Race(lambda: stack.run(x, caches, angles, tokens), counter.total, {})
+
+    return SpeedCase("decode_layer", name, make)
+
+
+CASES = [
+    layer_case("smollm2-1", SMOLLM2, 1, 100),
+    layer_case("small-1-empty", SMALL, 1, 0),
+    layer_case("small-7", SMALL, 7, 63),
+    layer_case("gemma-1", GEMMA, 1, 100, extras=True),
+    layer_case("gemma-16", GEMMA, 16, 63, extras=True),
+    split_case("small-3", SMALL, 3),
+    split_case("gemma-1", GEMMA, 1, extras=True),
+]
+TEAM_CASES = [layer_case("team-smollm2-3", SMOLLM2, 3, 500), layer_case("team-gemma", GEMMA, 2, 9, extras=True)]
+SMALL_CASES: list[Case] = []  # no Triton kernel: on a GPU the separate kernels serve
+SPEED_CASES = [speed_case("smollm2-1K", SMOLLM2, 1024, 30), speed_case("smollm2-8K", SMOLLM2, 8192, 30)]

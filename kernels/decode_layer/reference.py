@@ -1,0 +1,67 @@
+"""Naive decoder layers, from the naive references of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.decode_layer.weights import Caches, LayerShape, LayerWeights, NewTokens, Tables
+from kernels.flash_decode import reference as attention
+from kernels.gemv import reference as linear
+from kernels.rms_norm.reference import rms_norm
+from kernels.rope import reference as rope
+
+
+def run(
+    shape: LayerShape, layers: Sequence[LayerWeights], x: Tensor, caches: Caches, tables: Tables, tokens: NewTokens
+) -> None:
+    """The contract of `LayerStack.run`."""
+    for layer, keys, values, (cos, sin) in zip(layers, caches.keys, caches.values, tables, strict=True):
+        q, k, v = heads_of(shape, project(shape, layer, x))
+        rope.apply(q, k, cos, sin, tokens.positions)
+        rope.append(k, v, keys, values, tokens.rows, tokens.slots)
+        spans = causal(tokens, layer.window)
+        attended, _ = attention.flash_decode(
+            q, keys, values, spans, tokens.rows, scale=shape.scale, softcap=shape.softcap
+        )
+        finish(shape, layer, x, attended.flatten(1))
+
+
+def project(shape: LayerShape, layer: LayerWeights, x: Tensor) -> Tensor:
+    """The contract of `LayerStack.project`."""
+    qkv = linear.gemv(rms_norm(x, layer.attention_norm, shape.eps), layer.qkv, None, layer.qkv_bias)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q, k, _ = heads_of(shape, qkv)
+        q.copy_(rms_norm(q, layer.q_norm, shape.eps))
+        k.copy_(rms_norm(k, layer.k_norm, shape.eps))
+    return qkv
+
+
+def finish(shape: LayerShape, layer: LayerWeights, x: Tensor, attended: Tensor) -> None:
+    """The contract of `LayerStack.finish`."""
+    _add(shape, x, attended, layer.out, layer.out_bias, layer.post_attention_norm)
+    gated = linear.gated_gemv(rms_norm(x, layer.mlp_norm, shape.eps), layer.gate_up, shape.activation)
+    _add(shape, x, gated, layer.down, None, layer.post_mlp_norm)
+
+
+def _add(shape: LayerShape, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor | None) -> None:
+    if norm is None:
+        x.copy_(linear.gemv(y, weight, x, bias))
+    else:
+        x += rms_norm(linear.gemv(y, weight, None, bias), norm, shape.eps)
+
+
+def heads_of(shape: LayerShape, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Views q [N, H, D], k and v [N, G, D] of the joint projection."""
+    heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
+    q, k, v = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+    return q, k, v
+
+
+def causal(tokens: NewTokens, window: int) -> Tensor:
+    """Spans [N, 1, 1, 3]: everything up to the row's own slot, or the last `window` tokens of it."""
+    stop = tokens.slots.int() + 1
+    start = (stop - window).clamp(min=0) if window else torch.zeros_like(stop)
+    return torch.stack((start, stop, torch.zeros_like(stop)), dim=-1)[:, None, None]
