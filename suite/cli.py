@@ -21,6 +21,9 @@ app = typer.Typer(
     epilog="Example: python -m suite run --workload longbench",
 )
 
+kernels = typer.Typer(no_args_is_help=True, help="Kernels: their contract, their speed, their machine code.")
+app.add_typer(kernels, name="kernels")
+
 Store = Annotated[
     Path | None, typer.Option("--store", help="Results file (default results/suite.sqlite, or $SUITE_STORE).")
 ]
@@ -215,3 +218,37 @@ def doctor(store: Store = None, json: Json = False) -> int:
     from suite.commands import doctor as command
 
     return command.examine(store, json)
+
+
+Ops = Annotated[list[str] | None, typer.Option("--op", help="Only this op; repeatable. `suite list kernels`.")]
+
+
+@kernels.command("check", epilog="Example: python -m suite kernels check --op flash_decode")
+def kernels_check(op: Ops = None, json: Json = False) -> int:
+    """Every kernel on every backend against its fp64 reference."""
+    from suite.commands import kernels as command
+
+    return command.check(op or [], json)
+
+
+@kernels.command("bench", epilog="Example: python -m suite kernels bench --op gemv --threads 1")
+def kernels_bench(
+    op: Ops = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0 shows one thread and all cores.")] = 0,
+    json: Json = False,
+) -> int:
+    """Achieved GB/s and GFLOP/s, the fraction of this machine's ceiling, and the ratio to each peer."""
+    from suite.commands import kernels as command
+
+    return command.bench(op or [], threads, json)
+
+
+@app.command("import", epilog="Example: python -m suite import benchmarks.json")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="A file of `pytest --benchmark-only --benchmark-json FILE`.")],
+    json: Json = False,
+) -> int:
+    """Read the kernel benchmarks that pytest-benchmark measured."""
+    from suite.commands import kernels as command
+
+    return command.import_file(file, json)

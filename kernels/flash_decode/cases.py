@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import cycle, product
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from kernels.contract import Case, Outputs, SpeedCase, Trial, poisoned, strided
+from kernels.contract import Case, Outputs, Race, SpeedCase, Trial, poisoned, strided
 from kernels.flash_decode import dense_spans, flash_decode, reference
+from kernels.flash_decode.cost import flash_decode_cost
 from kernels.rope.cases import tables
 
 
@@ -109,4 +112,51 @@ SMALL_CASES = [
     flash_case(63, 16, 3, 1, 3, kind="half empty"),
     flash_case(63, 64, 4, 1, 1, kind="full", scale=300.0),
 ]
-SPEED_CASES: list[SpeedCase] = []
+
+
+def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1.0) -> SpeedCase:
+    """One query over a long cache, or over a share `kept` of it in scattered spans of 16 to 48 tokens."""
+
+    def make(dtype: torch.dtype) -> Race:
+        q = torch.randn(1, heads, dim).to(dtype)
+        keys, values = (torch.randn(1, kv_heads, tokens, dim).to(dtype) for _ in range(2))
+        rows, out = torch.zeros(1, dtype=torch.int32), torch.empty_like(q)
+        whole = dense_spans([tokens])
+        spans = whole if kept == 1.0 else scattered(tokens, kept)
+        read = int((spans[..., 1] - spans[..., 0]).sum())
+        cost = flash_decode_cost(read, 1, 1, heads, kv_heads, dim, q.element_size(), span_count=spans.shape[2])
+
+        def attend(spans: Tensor) -> Tensor:
+            return flash_decode(q, keys, values, spans, rows, scale=dim**-0.5, out=out)[0]
+
+        def peer() -> Tensor:
+            return F.scaled_dot_product_attention(q[:, :, None], keys, values, enable_gqa=True)
+
+        peers: dict[str, Callable[[], object]] = {"torch SDPA": peer}
+        if kept < 1.0:
+            peers = {"kernels.flash_decode dense": lambda: attend(whole)}
+        return Race(lambda: attend(spans), cost, peers)
+
+    share = "" if kept == 1.0 else f", {kept:.0%} in spans"
+    return SpeedCase("flash_decode", f"{tokens // 1024}K {heads}/{kv_heads} x {dim}{share}", make)
+
+
+def scattered(tokens: int, kept: float) -> Tensor:
+    """Spans [1, 1, n, 3] of 16 to 48 tokens, spread evenly over the cache."""
+    spans, position = [], 0.0
+    make = torch.Generator().manual_seed(0)
+    while True:
+        length = int(torch.randint(16, 49, (), generator=make))
+        start = int(position)
+        if start + length > tokens:
+            return torch.tensor(spans, dtype=torch.int32)[None, None]
+        spans.append((start, start + length, 0))
+        position += length / kept
+
+
+SPEED_CASES = [
+    *(speed_case(tokens << 10, 9, 3, 64) for tokens in (8, 32, 128)),
+    *(speed_case(tokens << 10, 32, 8, 128) for tokens in (8, 32)),
+    *(speed_case(tokens << 10, 9, 3, 64, kept=0.25) for tokens in (8, 32, 128)),
+    speed_case(32 << 10, 32, 8, 128, kept=0.25),
+]

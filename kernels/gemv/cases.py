@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from kernels.contract import Case, Outputs, SpeedCase, Trial, poisoned, strided
+from kernels.contract import Case, Outputs, Race, SpeedCase, Trial, poisoned, strided
 from kernels.gemv import gated_gemv, gemv, reference
+from kernels.gemv.cost import gated_gemv_cost, gemv_cost
 
 
 def gemv_case(n: int, features: int, outputs: int, bias: bool = False, residual: str = "none", size: float = 1) -> Case:
@@ -76,4 +79,42 @@ SMALL_CASES = [
     gated_case(1, 100, 17, "silu"),
     gated_case(3, 63, 20, "gelu_tanh"),
 ]
-SPEED_CASES: list[SpeedCase] = []
+
+
+def speed_case(n: int, features: int, outputs: int) -> SpeedCase:
+    def make(dtype: torch.dtype) -> Race:
+        x, w, out = torch.randn(n, features).to(dtype), weights(outputs, features, dtype), torch.empty(n, outputs)
+        out = out.to(dtype)
+        cost = gemv_cost(n, features, outputs, x.element_size())
+        return Race(lambda: gemv(x, w, out=out), cost, {"torch linear": lambda: F.linear(x, w)})
+
+    return SpeedCase("gemv", f"{n} x {features} -> {outputs}", make)
+
+
+def gated_speed_case(n: int, features: int, intermediate: int) -> SpeedCase:
+    def make(dtype: torch.dtype) -> Race:
+        x, w = torch.randn(n, features).to(dtype), weights(2 * intermediate, features, dtype)
+
+        def peer() -> Tensor:
+            gate, up = F.linear(x, w).chunk(2, dim=-1)
+            return F.silu(gate) * up
+
+        cost = gated_gemv_cost(n, features, intermediate, x.element_size())
+        return Race(lambda: gated_gemv(x, w, "silu"), cost, {"torch linear, silu, product": peer})
+
+    return SpeedCase("gated_gemv", f"{n} x {features} -> {intermediate}", make)
+
+
+def weights(outputs: int, features: int, dtype: torch.dtype) -> Tensor:
+    """Values do not matter to the clock, and drawing millions of normal ones takes longer than timing them."""
+    return torch.full((outputs, features), 0.5, dtype=dtype)
+
+
+SPEED_CASES = [
+    speed_case(1, 576, 576),
+    speed_case(1, 576, 49152),
+    *(speed_case(n, 2048, 2048) for n in (1, 4, 16)),
+    speed_case(1, 4096, 4096),
+    gated_speed_case(1, 576, 1536),
+    gated_speed_case(1, 4096, 11008),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_every_op_has_every_kind_of_case(op: str) -> None:
     book = case_book(op)
     assert book.cases
     assert book.team
-    assert book.small
+    assert book.small or not find_spec(f"kernels.{op}.triton")
     assert {case.op for case in (*book.cases, *book.team, *book.small, *book.speed)} <= {op, *ALIASES.get(op, ())}
     names = [case.id for case in book.cases]
     assert len(set(names)) == len(names)
