@@ -143,7 +143,8 @@ def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1
 
 def scattered(tokens: int, kept: float) -> Tensor:
     """Spans [1, 1, n, 3] of 16 to 48 tokens, spread evenly over the cache."""
-    spans, position = [], 0.0
+    spans: list[tuple[int, int, int]] = []
+    position = 0.0
     make = torch.Generator().manual_seed(0)
     while True:
         length = int(torch.randint(16, 49, (), generator=make))

@@ -9,13 +9,16 @@ struct Span {
     int32_t start, stop, position;
 };
 
-// Up to LANES tokens that follow each other in one span.
+// Up to LANES tokens read by one query position. They may come from several spans, so short spans cost no more than
+// long ones. Lanes without a token repeat the last one.
 struct Tile {
-    int64_t token, position;
-    int count;
+    int32_t token[LANES];
+    int32_t position;
+    int count = 0;
+    bool adjacent = false;  // sixteen tokens of one span
 };
 
-// What one softmax update covers. Its tiles may come from different spans, so short spans cost no more than long ones.
+// What one softmax update covers.
 struct Block {
     static constexpr int MOST_TILES = 4, TOKENS = MOST_TILES * LANES;
     Tile tiles[MOST_TILES];
@@ -25,28 +28,42 @@ struct Block {
 // Cuts tokens [begin, end) of the sequence that the spans of an item make into blocks.
 class Cursor {
   public:
-    Cursor(const Span *spans, int64_t begin, int64_t end, int block_tiles)
-        : span(spans), skipped(begin), left(end - begin), block_tiles(block_tiles) {}
+    // `rotating`: a tile ends where the query position changes.
+    Cursor(const Span *spans, int64_t begin, int64_t end, int block_tiles, bool rotating)
+        : span(spans), skipped(begin), left(end - begin), block_tiles(block_tiles), rotating(rotating) {}
 
-    Block next() {
-        Block block;
-        while (block.size < block_tiles && left > 0) {
+    void next(Block &block) {
+        for (block.size = 0; block.size < block_tiles && left > 0;) fill(block.tiles[block.size++]);
+    }
+
+  private:
+    void fill(Tile &tile) {
+        tile.count = 0;
+        while (tile.count < LANES && left > 0) {
             const int64_t length = span->stop - span->start;
             if (skipped >= length) {
                 skipped -= length;
                 ++span;
                 continue;
             }
-            const int count = (int)std::min({(int64_t)LANES, left, length - skipped});
-            block.tiles[block.size++] = {span->start + skipped, span->position, count};
-            skipped += count;
-            left -= count;
+            if (rotating && tile.count > 0 && span->position != tile.position) break;
+            tile.position = span->position;
+            take(tile, (int)std::min({(int64_t)(LANES - tile.count), left, length - skipped}));
         }
-        return block;
+        std::fill(tile.token + tile.count, tile.token + LANES, tile.token[tile.count - 1]);
     }
 
-  private:
+    void take(Tile &tile, int count) {
+        const int32_t first = span->start + (int32_t)skipped;
+        for (int i = 0; i < count; ++i) tile.token[tile.count + i] = first + i;
+        tile.adjacent = count == LANES;
+        tile.count += count;
+        skipped += count;
+        left -= count;
+    }
+
     const Span *span;
     int64_t skipped, left;  // tokens of `span` already passed; tokens still to come
     int block_tiles;
+    bool rotating;
 };

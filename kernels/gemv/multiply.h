@@ -14,6 +14,7 @@ constexpr int SIDE = 4;                    // x rows and weight rows of a tile
 constexpr int MAX_ROWS = 16;               // x rows served by one pass over the weights of a block
 constexpr int64_t CHUNK = 1024;            // features, so that many x rows stay in the L1 cache
 constexpr int64_t STREAM_BYTES = 4096;     // per x row, up to which two of them still stream
+constexpr int64_t AHEAD_BYTES = 8192;      // two pages: the hardware's own prefetcher stops at the end of each
 
 // x [rows][features] against `count` <= BLOCK weight rows [count][features].
 template <class T> struct Task {
@@ -34,7 +35,8 @@ inline void tile(const Task<T> &task, int64_t n, int o, int64_t begin, int64_t e
     const int64_t along = whole ? W : 1, across = whole ? D::WIDTH : task.features;
     int64_t i = begin;
     for (; i + D::WIDTH <= end; i += D::WIDTH) {
-        if (W > 1)
+        if (W == 1) __builtin_prefetch(weight + i + AHEAD_BYTES / sizeof(T), 0, 2);
+        else
             for (int k = 0; k < W; ++k) __builtin_prefetch(ahead + (i - begin) * along + k * across);
         for (int j = 0; j < X; ++j)
             for (int k = 0; k < W; ++k)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -142,11 +144,11 @@ def _ceilings(threads: int, dtype: Any) -> tuple[float, float]:
     from suite.harness.kernel_race import CYCLE_BYTES, calls_per_sample, seconds_per_call
 
     def rate(probe: Any) -> float:
-        best = []
+        medians = []
         for call in probe.variants.values():
             calls = calls_per_sample(call)
-            best.append(min(seconds_per_call(call, calls) for _ in range(ROUNDS)))
-        return float(probe.work) / min(best)
+            medians.append(statistics.median(seconds_per_call(call, calls) for _ in range(ROUNDS)))
+        return float(probe.work) / min(medians)
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -186,17 +188,14 @@ def bench_rows(
         "sets": times.sets,
         "samples_ms": {name: [1e3 * value for value in values] for name, values in times.seconds.items()},
     }
-    for peer in [name for name in times.seconds if name != OWN] or [None]:
-        estimate = None if peer is None else ratio_from_logs(_logs(times.seconds[peer], times.seconds[OWN]))
-        ratio = {"peer_ratio": None, "low": None, "high": None}
-        if estimate is not None:
-            ratio = {"peer_ratio": estimate.value, "low": estimate.low, "high": estimate.high}
-        yield row | {"peer": peer} | ratio
+    peers: list[str | None] = [name for name in times.seconds if name != OWN]
+    for peer in peers or [None]:
+        ratio = None if peer is None else ratio_from_logs(_logs(times.seconds[peer], times.seconds[OWN]))
+        low, high = (None, None) if ratio is None else (ratio.low, ratio.high)
+        yield row | {"peer": peer, "peer_ratio": ratio and ratio.value, "low": low, "high": high}
 
 
 def _logs(peer: Sequence[float], own: Sequence[float]) -> list[float]:
-    import math
-
     return [math.log(theirs / ours) for theirs, ours in zip(peer, own, strict=True)]
 
 
