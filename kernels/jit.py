@@ -28,16 +28,20 @@ def dot(a: tl.tensor, b: tl.tensor, sums: tl.tensor) -> tl.tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel with argument types and constants, as ahead-of-time compilation wants it."""
+    """A kernel with argument types, constants and launch options, as ahead-of-time compilation wants it."""
 
     name: str
     kernel: Any
     signature: dict[str, str]
     constants: dict[str, int]
+    num_warps: int = 4
+    num_stages: int = 3
 
 
-def variant(name: str, kernel: Any, types: str, **constants: int) -> Variant:
+def variant(
+    name: str, kernel: Any, types: str, *, num_warps: int = 4, num_stages: int = 3, **constants: int
+) -> Variant:
     """Types are given in the order of the arguments; constants by name. E.g. `"*bf16 *fp32 i32"`."""
     arguments = [argument for argument in kernel.arg_names if argument not in constants]
     signature = dict(zip(arguments, types.split(), strict=True)) | dict.fromkeys(constants, "constexpr")
-    return Variant(name, kernel, signature, constants)
+    return Variant(name, kernel, signature, constants, num_warps, num_stages)

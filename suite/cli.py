@@ -243,6 +243,20 @@ def kernels_bench(
     return command.bench(op or [], threads, json)
 
 
+@kernels.command("compile", epilog="Example: python -m suite kernels compile --target sm_90 --target gfx942")
+def kernels_compile(
+    op: Ops = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="sm_80, sm_90, sm_100 or gfx942; repeatable. Default: all.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Compile the Triton kernels with no GPU: registers, spills, shared memory, tensor-core instructions."""
+    from suite.commands import kernels as command
+
+    return command.compile_kernels(op or [], target or [], json)
+
+
 @app.command("import", epilog="Example: python -m suite import benchmarks.json")
 def import_command(
     file: Annotated[Path, typer.Argument(help="A file of `pytest --benchmark-only --benchmark-json FILE`.")],

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from kernels.jit import Variant, dot, jit, variant
 
-BLOCK_T = 64
 LEAST_TOKENS = 256  # per split; less does not pay for the merge
 TENSOR_CORE_ROWS = 16
 PROGRAMS_PER_PROCESSOR = 4
@@ -147,6 +146,11 @@ def merge_kernel(
     tl.store(lse + item, tl.where(weight > 0, (peak + tl.log2(divisor)) * 0.6931471805599453, float("-inf")))
 
 
+def block_tokens(dim: int, *, rotate: bool) -> int:
+    """Keys per tile: as many as leave all sums and the rotated query in registers on every target."""
+    return 64 if dim <= 64 and not rotate else 32
+
+
 def split_count(items: int, tokens: int, device: torch.device) -> int:
     """Enough splits to fill the GPU, if the longest selection has the tokens for them."""
     if device.type != "cuda":
@@ -195,7 +199,7 @@ def flash_decode(
         SOFTCAP=softcap > 0,
         HEADS=max(TENSOR_CORE_ROWS, triton.next_power_of_2(heads // groups)),
         DIM=triton.next_power_of_2(dim),
-        BLOCK_T=BLOCK_T,
+        BLOCK_T=block_tokens(dim, rotate=tables is not None),
     )
     merge_kernel[(n * heads,)](
         partial,
@@ -226,7 +230,7 @@ def variants() -> list[Variant]:
             SOFTCAP=0,
             HEADS=TENSOR_CORE_ROWS,
             DIM=dim,
-            BLOCK_T=BLOCK_T,
+            BLOCK_T=block_tokens(dim, rotate=bool(rotate)),
         )
         for dim in (64, 128)
         for rotate in (0, 1)

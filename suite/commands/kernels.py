@@ -224,6 +224,54 @@ def _print_rows(rows: Sequence[Row]) -> None:
         stderr().print(f"ceilings of this run with {threads} threads: {ceilings}", markup=False)
 
 
+# ---- compile -----------------------------------------------------------------------------------------------------
+
+
+def compile_kernels(wanted: Sequence[str], targets: Sequence[str], as_json: bool) -> int:
+    """Every Triton kernel for every target; exit code 1 on a spill or a matrix product without tensor cores."""
+    from dataclasses import asdict
+    from importlib.util import find_spec
+
+    if find_spec("triton") is None:
+        raise InputError("Triton is not installed; pip install triton.")
+    from kernels.compile import TARGETS, compile_all
+
+    for target in targets:
+        if target not in TARGETS:
+            raise InputError(f"there is no target {target!r}; known: {', '.join(TARGETS)}.")
+    found = []
+    for done in compile_all(known_ops(wanted), list(targets) or list(TARGETS)):
+        found.append(done)
+        stderr().print(f"[{len(found)}] {done.op} {done.kernel} for {done.target}", markup=False)
+        for problem in done.problems:
+            stderr().print(f"problem: {done.kernel} on {done.target} {problem}", markup=False)
+    found.sort(key=lambda one: (one.op, one.kernel, list(TARGETS).index(one.target)))
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        _print_compiled(found)
+    return int(any(one.problems for one in found))
+
+
+def _print_compiled(found: Sequence[Any]) -> None:
+    columns = ["op", "kernel", "target", "problems", "registers", "spills", "shared KiB", "occupancy", "tensor cores"]
+    cells = [
+        [
+            one.op,
+            one.kernel,
+            one.target,
+            "; ".join(one.problems),
+            str(one.registers),
+            str(one.spills),
+            f"{one.shared_bytes / 1024:.1f}",
+            f"{one.occupancy:.0%} ({one.limited_by})",
+            "yes" if one.tensor_core else "no" if one.dot else "-",
+        ]
+        for one in found
+    ]
+    table("Triton kernels, compiled ahead of time", columns, cells, left=4)
+
+
 # ---- import ------------------------------------------------------------------------------------------------------
 
 
