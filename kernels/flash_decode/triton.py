@@ -146,9 +146,14 @@ def merge_kernel(
     tl.store(lse + item, tl.where(weight > 0, (peak + tl.log2(divisor)) * 0.6931471805599453, float("-inf")))
 
 
-def block_tokens(dim: int, *, rotate: bool) -> int:
-    """Keys per tile: as many as leave all sums and the rotated query in registers on every target."""
-    return 64 if dim <= 64 and not rotate else 32
+def block_tokens(dim: int) -> int:
+    """Keys per tile: as many as leave everything in registers on every target."""
+    return 64 if dim <= 64 else 32
+
+
+def warps(*, rotate: bool) -> int:
+    """Turning a query between two spans takes registers beside the sums: more threads share them."""
+    return 8 if rotate else 4
 
 
 def split_count(items: int, tokens: int, device: torch.device) -> int:
@@ -199,7 +204,8 @@ def flash_decode(
         SOFTCAP=softcap > 0,
         HEADS=max(TENSOR_CORE_ROWS, triton.next_power_of_2(heads // groups)),
         DIM=triton.next_power_of_2(dim),
-        BLOCK_T=block_tokens(dim, rotate=tables is not None),
+        BLOCK_T=block_tokens(dim),
+        num_warps=warps(rotate=tables is not None),
     )
     merge_kernel[(n * heads,)](
         partial,
@@ -230,7 +236,8 @@ def variants() -> list[Variant]:
             SOFTCAP=0,
             HEADS=TENSOR_CORE_ROWS,
             DIM=dim,
-            BLOCK_T=block_tokens(dim, rotate=bool(rotate)),
+            BLOCK_T=block_tokens(dim),
+            num_warps=warps(rotate=bool(rotate)),
         )
         for dim in (64, 128)
         for rotate in (0, 1)
