@@ -184,10 +184,10 @@ def mass_kernel(
             total *= shrink
             peak = new_peak
         total += part
-        place = (row * heads + head) * segments + segment
-        kept = exists & (segment >= 0) & (segment < segments)
-        tl.store(mass + place, part, kept)
-        tl.store(peaks + place, peak, kept)
+        if (segment >= 0) & (segment < segments):
+            place = (row * heads + head) * segments + segment
+            tl.store(mass + place, part, exists)
+            tl.store(peaks + place, peak, exists)
     tl.store(largest + row * heads + head, peak, exists)
     tl.store(totals + row * heads + head, total, exists)
 
