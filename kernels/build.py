@@ -29,6 +29,8 @@ import torch
 ROOT = Path(__file__).parent
 OPS = tuple(sorted(path.parent.name for path in ROOT.glob("*/cpu.cpp")))
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi", "-ffp-contract=fast")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+"""Added with $SUITE_KERNEL_SANITIZE; the process then needs libasan preloaded (tests/kernels/test_sanitizers.py)."""
 LEVELS = {"avx512": "native", "avx2": "x86-64-v3", "portable": "x86-64"}
 """Instruction sets, best first, and what `-march` asks for; "avx512" adds whatever else this CPU has (bf16, vnni)."""
 
@@ -79,12 +81,16 @@ def _march() -> str:
     return LEVELS[level()] if platform.machine() in ("x86_64", "AMD64") else "native"
 
 
+def _flags() -> tuple[str, ...]:
+    return (*FLAGS, *SANITIZERS) if os.environ.get("SUITE_KERNEL_SANITIZE") else FLAGS
+
+
 def library_path(op: str) -> Path:
     """The file the library of `op` has, or will have, for the instruction set that serves."""
     digest = hashlib.sha256()
     for source in (*sorted(ROOT.rglob("*.h")), ROOT / op / "cpu.cpp"):
         digest.update(source.read_bytes())
-    digest.update(repr((FLAGS, _march(), _machine(), [path.name for path in _openmp_runtime()])).encode())
+    digest.update(repr((_flags(), _march(), _machine(), [path.name for path in _openmp_runtime()])).encode())
     return cache_folder() / f"{op}-{level()}-{digest.hexdigest()[:16]}.so"
 
 
@@ -106,10 +112,11 @@ def _compile(source: Path, target: Path) -> None:
         raise FileNotFoundError("no C++ compiler (g++) was found")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unit, library = Path(folder) / "unit.o", Path(folder) / "library.so"
-        _run([compiler, *FLAGS, f"-march={_march()}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
+        _run([compiler, *_flags(), f"-march={_march()}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
         # Linked against torch's own libgomp by path; -fopenmp here would name the system's one.
         openmp = [str(path) for path in _openmp_runtime()] or ["-fopenmp"]
-        _run([compiler, "-shared", str(unit), *openmp, "-o", str(library)])
+        sanitizers = [flag for flag in _flags() if flag.startswith("-fsanitize")]
+        _run([compiler, "-shared", *sanitizers, str(unit), *openmp, "-o", str(library)])
         os.replace(library, target)
 
 

@@ -216,7 +216,8 @@ void decode_layers(const Layer<T> *layers, int64_t count, int64_t parts, const S
     extern "C" void NAME(const Layer<T> *layers, int64_t count, int64_t parts, const Shape *shape,                   \
                          const Reals *reals, const Buffers<T> *buffers, const Tokens *tokens, int64_t rows,          \
                          int64_t threads) {                                                                           \
-        decode_layers(layers, count, parts, *shape, *reals, *buffers, *tokens, rows, threads);                       \
+        const Tokens none{};                                                                                          \
+        decode_layers(layers, count, parts, *shape, *reals, *buffers, tokens ? *tokens : none, rows, threads);       \
     }
 
 DECODE_LAYERS(decode_layers_f32, float)
