@@ -80,7 +80,7 @@ template <class T> class Rows {
                      rows, width, layout.depth(), false}, rules.matrix_unit);
         if (rules.softcap > 0) cap(rows, width);
         if (piece.highest > first || piece.lowest <= last - rules.window) mask(piece, row, rows, width);
-        for (int64_t r = 0; r < rows; r += LANES) weigh(row + r, r, width);
+        for (int64_t r = 0; r < rows; r += LANES) weigh(row, r, (int)std::min<int64_t>(LANES, rows - r), width);
         multiply<E>({{weights.get(), UNIT}, {piece.values, layout.dim}, {sums.get() + row * layout.dim, layout.dim},
                      rows, layout.dim, width, true}, rules.matrix_unit);
     }
@@ -104,35 +104,41 @@ template <class T> class Rows {
         }
     }
 
-    // The logits of 16 rows become weights; their sums grow, and change their unit where a larger logit asks for it.
-    void weigh(int64_t row, int64_t r, int64_t width) {
+    // The logits of up to 16 rows, from r on, become weights; sums change their unit where a larger logit asks for it.
+    void weigh(int64_t row, int64_t r, int rows, int64_t width) {
         const float factor = rules.softcap > 0 ? LOG2E : rules.scale * LOG2E;
         f32x16 tops[LANES];
-        for (int i = 0; i < LANES; ++i) {
-            const float *x = &logits[(r + i) * UNIT];
-            f32x16 a = load16(x), b = load16(x + LANES);
-            for (int64_t j = 32; j < width; j += 32) {
-                a = larger16(load16(x + j), a);
-                b = larger16(load16(x + j + LANES), b);
-            }
-            tops[i] = larger16(a, b);
+        for (int i = 0; i < LANES; ++i)
+            tops[i] = i < rows ? top(&logits[(r + i) * UNIT], width) : broadcast(NEGATIVE_INFINITY);
+        raise(row + r, maxima16(tops) * factor);
+        for (int i = 0; i < rows; ++i) {
+            float *total = &totals[(row + r + i) * LANES];
+            const f32x16 more = exponentials(r + i, factor, largest[row + r + i], width);
+            store16(total, load16(total) + more);
         }
-        raise(row, maxima16(tops) * factor);
-        for (int i = 0; i < LANES; ++i) {
-            const float *x = &logits[(r + i) * UNIT];
-            E *p = &weights[(r + i) * UNIT];
-            const float zero = largest[row + i];
-            f32x16 even = {}, odd = {};
-            for (int64_t j = 0; j < width; j += 32) {
-                const f32x16 a = weight(load16(x + j) * factor - zero, (T *)nullptr);
-                const f32x16 b = weight(load16(x + j + LANES) * factor - zero, (T *)nullptr);
-                even += a;
-                odd += b;
-                store_weights(p + j, a, b);
-            }
-            float *total = &totals[(row + i) * LANES];
-            store16(total, load16(total) + even + odd);
+    }
+
+    static f32x16 top(const float *x, int64_t width) {
+        f32x16 a = load16(x), b = load16(x + LANES);
+        for (int64_t j = 32; j < width; j += 32) {
+            a = larger16(load16(x + j), a);
+            b = larger16(load16(x + j + LANES), b);
         }
+        return larger16(a, b);
+    }
+
+    f32x16 exponentials(int64_t r, float factor, float zero, int64_t width) {
+        const float *x = &logits[r * UNIT];
+        E *p = &weights[r * UNIT];
+        f32x16 sum_a = {}, sum_b = {};
+        for (int64_t j = 0; j < width; j += 32) {
+            const f32x16 a = weight(load16(x + j) * factor - zero, (T *)nullptr);
+            const f32x16 b = weight(load16(x + j + LANES) * factor - zero, (T *)nullptr);
+            sum_a += a;
+            sum_b += b;
+            store_weights(p + j, a, b);
+        }
+        return sum_a + sum_b;
     }
 
     void raise(int64_t row, f32x16 top) {

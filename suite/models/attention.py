@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import flash_decode
+from kernels import flash_decode, flash_prefill
 from kernels import rope as rope_kernel
 from kernels.decode_layer import Tables
 from suite.models.cache import KVCache
@@ -151,12 +151,13 @@ class DenseAttention:
         return self.attend(layer, q, step)
 
     def attend(self, layer: int, q: Tensor, step: Step) -> Tensor:
-        """Attention of rotated queries over the rows just stored: the decode kernel for few rows, else row by row."""
+        """Attention of rotated queries over the rows just stored: the decode kernel for few rows, else the other."""
         if step.width <= SMALL_ROWS:
             return self._decode(layer, q, step)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for row, count in enumerate(step.counts):
-            out[row, :count] = self._prefill(layer, q[row, :count], row, step)
+        out, _ = flash_prefill.flash_prefill(
+            q, step.cache.keys[layer], step.cache.values[layer], step.starts, step.counts,
+            scale=self.config.scale, window=self.config.sliding(layer), softcap=self.config.attention_softcap,
+        )  # fmt: skip
         return out
 
     def spans(self, layer: int, step: Step) -> Tensor:
@@ -170,14 +171,6 @@ class DenseAttention:
             scale=self.config.scale, softcap=self.config.attention_softcap,
         )  # fmt: skip
         return out.view(q.shape)
-
-    def _prefill(self, layer: int, q: Tensor, row: int, step: Step) -> Tensor:
-        start, stop = step.starts[row], step.stops[row]
-        keys, values = step.cache.keys[layer][row, :, :stop], step.cache.values[layer][row, :, :stop]
-        return causal_attention(
-            q.transpose(0, 1), keys, values, start, self.config.scale,
-            window=self.config.sliding(layer), softcap=self.config.attention_softcap,
-        ).transpose(0, 1)  # fmt: skip
 
     def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
         """Dense attention learns nothing from the layers' outputs."""
@@ -219,24 +212,11 @@ def causal_attention(
 
     q [H, T, D], keys and values [G, S, D] with S = start + T -> [H, T, D].
     """
-    T, S = q.shape[1], keys.shape[1]
-    plain = start == 0 and (window is None or window >= S)
-    if plain and softcap == 0.0:
-        return functional.scaled_dot_product_attention(
-            q[None], keys[None], values[None], is_causal=True, scale=scale, enable_gqa=True
-        )[0]
-    rows, columns = torch.arange(start, S)[:, None], torch.arange(S)
-    allowed = columns <= rows
-    if window is not None:
-        allowed &= columns > rows - window
-    if softcap == 0.0:
-        return functional.scaled_dot_product_attention(
-            q[None], keys[None], values[None], attn_mask=allowed, scale=scale, enable_gqa=True
-        )[0]
-    grouped = q.float().view(len(keys), len(q) // len(keys), T, q.shape[2])  # T is 0 for a row that has ended
-    logits = softcap * torch.tanh(grouped @ keys.float().transpose(1, 2)[:, None] * (scale / softcap))
-    weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
-    return (weights @ values.float()[:, None]).view(q.shape).to(q.dtype)
+    out, _ = flash_prefill.flash_prefill(
+        q.transpose(0, 1)[None], keys[None], values[None], [start], [q.shape[1]],
+        scale=scale, window=window, softcap=softcap,
+    )  # fmt: skip
+    return out[0].transpose(0, 1)
 
 
 class TrainingAttention(DenseAttention):
