@@ -36,7 +36,7 @@ print(-peak_after(32) + peak_after(96))
 
 @pytest.mark.skipif(not reset_peak_memory(), reason="the kernel does not let a process reset its peak memory")
 def test_the_peak_is_of_the_turns_only() -> None:
-    """In a fresh process: in this one the kernel may be merging pages of earlier tests, which moves the resident set."""
+    """In a fresh process: here the kernel may be merging pages of earlier tests, which moves the resident set."""
     done = subprocess.run([sys.executable, "-c", TURNS], capture_output=True, text=True, check=True)
     assert 48 < int(done.stdout) < 80
 
