@@ -12,7 +12,9 @@ from kernels.lse_merge import lse_merge, reference
 from kernels.lse_merge.cost import lse_merge_cost
 
 
-def merge_case(parts: int, n: int, heads: int, dim: int, *, kind: str = "all", size: float = 5, listed: bool = False) -> Case:
+def merge_case(
+    parts: int, n: int, heads: int, dim: int, *, kind: str = "all", size: float = 5, listed: bool = False
+) -> Case:
     """`kind`: "some" leaves out random parts (their out is NaN), "none" every part of the even rows."""
 
     def make(dtype: torch.dtype) -> Trial:

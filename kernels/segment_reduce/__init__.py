@@ -15,9 +15,7 @@ KINDS = {"sum": 0, "mean": 1, "sqrt": 2}
 _F32, _BF16 = torch.float32, torch.bfloat16
 _segment_sum = Functions("segment_reduce", "piiiiipiiipi", {_F32: "segment_sum_f32", _BF16: "segment_sum_bf16"})
 _probe_pool = Functions("segment_reduce", "piiipppi", {_F32: "probe_pool_f32", _BF16: "probe_pool_bf16"})
-_segment_mass = Functions(
-    "segment_reduce", "piipiippfpiiiiiii", {_F32: "segment_mass_f32", _BF16: "segment_mass_bf16"}
-)
+_segment_mass = Functions("segment_reduce", "piipiippfpiiiiiii", {_F32: "segment_mass_f32", _BF16: "segment_mass_bf16"})
 
 
 def segment_sum(x: Tensor, offsets: Tensor, kind: str = "sum", *, out: Tensor | None = None) -> Tensor:
@@ -66,9 +64,7 @@ def segment_sum(x: Tensor, offsets: Tensor, kind: str = "sum", *, out: Tensor | 
     return out
 
 
-def probe_pool(
-    x: Tensor, statistics: tuple[Tensor, Tensor] | None = None, *, out: Tensor | None = None
-) -> Tensor:
+def probe_pool(x: Tensor, statistics: tuple[Tensor, Tensor] | None = None, *, out: Tensor | None = None) -> Tensor:
     """x [m, F], F = H D features of a window's queries -> probe fp32 [F], a weighted mean of the rows.
 
     ActQKV (arXiv 2502.13542; card actqkv, "Probe-query"): row j weighs as mean over k of

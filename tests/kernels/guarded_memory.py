@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import mmap
 
 import torch
 from torch import Tensor
 
+from kernels.build import OPS
 from kernels.flash_decode import _flash_decode, dense_spans, flash_decode
 from kernels.gemv import gated_gemv, gemv
 from kernels.rms_norm import rms_norm
@@ -49,8 +51,17 @@ def attention(dtype: torch.dtype) -> None:
     assert out.isfinite().all()
 
 
+def own_calls(dtype: torch.dtype) -> None:
+    """What an op's cases bring along for this."""
+    for op in OPS:
+        calls = getattr(importlib.import_module(f"kernels.{op}.cases"), "guarded_calls", None)
+        if calls is not None:
+            calls(guarded, dtype)
+
+
 if __name__ == "__main__":
     for dtype in (torch.float32, torch.bfloat16):
+        own_calls(dtype)
         for n in (1, 2, 5):
             linear_and_norm(n, dtype)
         attention(dtype)

@@ -1,0 +1,54 @@
+"""The kernels as operators of torch: their schemas, `torch.compile`, and the byte counter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels.library  # noqa: F401 - registers the operators
+from kernels import counting
+from kernels.flash_decode import dense_spans
+from kernels.gemv import gated_gemv, gemv
+from kernels.gemv.cost import gemv_cost
+from kernels.rms_norm import rms_norm
+from suite.harness.counting import DispatchCounter, Tally
+
+ops = torch.ops.suite
+
+
+def samples() -> dict[str, tuple[object, ...]]:
+    x, weight = torch.randn(2, 24), torch.randn(40, 24)
+    cache, ints = torch.randn(2, 2, 9, 16), torch.tensor([0, 1], dtype=torch.int32)
+    q = torch.randn(2, 4, 16)
+    return {
+        "gemv": (x, weight, torch.randn(2, 40), None),
+        "gated_gemv": (x, weight, "silu"),
+        "rms_norm": (x, torch.ones(24), 1e-5),
+        "flash_decode": (q, cache, cache, dense_spans([9, 5]), ints, 0.25),
+        "flash_prefill": (q[:, None], cache, cache, ints, ints, 0.25, 3),
+    }
+
+
+@pytest.mark.parametrize("name", samples())
+def test_schema_and_shapes_are_right(name: str) -> None:
+    torch.library.opcheck(getattr(ops, name).default, samples()[name], test_utils=("test_schema", "test_faketensor"))
+
+
+def test_compiled_code_keeps_the_kernels() -> None:
+    def layer(x: Tensor, weight: Tensor) -> Tensor:
+        return ops.gated_gemv(ops.rms_norm(x, torch.ones(24), 1e-5), weight, "silu") * 2
+
+    x, weight = torch.randn(2, 24), torch.randn(40, 24)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = gated_gemv(rms_norm(x, torch.ones(24), 1e-5), weight, "silu") * 2
+    torch.testing.assert_close(compiled(x, weight), expected)
+
+
+def test_a_call_is_counted_once() -> None:
+    x, weight, tally = torch.randn(2, 24), torch.randn(40, 24), Tally()
+    with DispatchCounter(tally), counting.counting() as counter:
+        y = ops.gemv(x, weight)
+    torch.testing.assert_close(y, gemv(x, weight))
+    assert counter.total == gemv_cost(2, 24, 40, 4)
+    assert tally.records() == []
