@@ -30,7 +30,7 @@ def segment_sum(x: Tensor, offsets: Tensor, kind: str = "sum", *, out: Tensor | 
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if x.dim() not in (2, 4):
         raise ValueError(f"x must be [B, G, T, D] or [T, D], not {list(x.shape)}")
-    *leading, tokens, dim = x.shape
+    *leading, _, dim = x.shape
     segments = offsets.shape[0] - 1
     if out is None:
         out = x.new_empty(*leading, segments, dim, dtype=accumulate_dtype(x))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels.contract import Case, Outputs, Race, SpeedCase, Trial, poisoned, strided
+from kernels.contract import Case, Race, SpeedCase, Trial, poisoned, strided
 from kernels.segment_reduce import probe_pool, reference, segment_mass, segment_sum
 from kernels.segment_reduce.cost import probe_pool_cost, segment_mass_cost, segment_sum_cost
 
@@ -153,7 +153,8 @@ def mass_speed(dtype: torch.dtype) -> Race:
 
     def peer() -> Tensor:
         logits = q.transpose(0, 1) @ keys.repeat_interleave(heads // kv_heads, 0).mT * dim**-0.5
-        return logits.masked_fill(hidden, -torch.inf).softmax(-1) @ owner
+        mass: Tensor = logits.masked_fill(hidden, -torch.inf).softmax(-1) @ owner
+        return mass
 
     visible = tokens * (tokens + 1) // 2
     cost = segment_mass_cost(visible, tokens, segments, tokens, heads, kv_heads, dim, dtype.itemsize)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ def segment_sum(x: Tensor, offsets: Tensor, kind: str) -> Tensor:
     """x [..., T, D] -> [..., n, D] in fp32 (fp64 for fp64 inputs), computed in fp64."""
     bounds = offsets.tolist()
     out = x.new_zeros(*x.shape[:-2], len(bounds) - 1, x.shape[-1], dtype=torch.float64)
-    for i, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for i, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             divisor = {"sum": 1.0, "mean": stop - start, "sqrt": (stop - start) ** 0.5}[kind]
             out[..., i, :] = x[..., start:stop, :].double().sum(dim=-2) / divisor
@@ -40,6 +42,6 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, *,
         for head in range(heads):
             logits = keys[head * kv_heads // heads, : position + 1].to(dtype) @ q[i, head].to(dtype) * scale
             probabilities = torch.softmax(logits, dim=0)
-            for segment, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            for segment, (start, stop) in enumerate(itertools.pairwise(bounds)):
                 out[i, head, segment] = probabilities[start:stop].sum()
     return out

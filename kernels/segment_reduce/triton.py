@@ -10,6 +10,7 @@ from kernels.jit import Variant, dot, jit, variant
 
 BLOCK_T, BLOCK_D = 32, 128
 ROWS = 64  # query vectors of a program of segment_mass
+WARPS = 8  # of segment_mass: with four, the queries and logits of D = 128 do not fit into registers
 
 
 @jit
@@ -276,6 +277,7 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, sc
         ROWS=ROWS,
         DIM=max(16, triton.next_power_of_2(dim)),
         BLOCK_T=BLOCK_T,
+        num_warps=WARPS,
     )
     normalise_kernel[rows * heads, triton.cdiv(segments, 256)](out, peaks, largest, totals, segments, BLOCK=256)
     return out
@@ -290,7 +292,7 @@ def variants() -> list[Variant]:
         tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": dim}
         made += [
             variant(f"segment_sum-{dim}", segment_sum_kernel, sums, KIND=2, **tiles),
-            variant(f"segment_mass-{dim}", mass_kernel, mass, ROWS=ROWS, DIM=dim, BLOCK_T=BLOCK_T),
+            variant(f"segment_mass-{dim}", mass_kernel, mass, num_warps=WARPS, ROWS=ROWS, DIM=dim, BLOCK_T=BLOCK_T),
         ]
     tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
     return [
