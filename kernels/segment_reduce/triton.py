@@ -9,8 +9,7 @@ from torch import Tensor
 from kernels.jit import Variant, dot, jit, variant
 
 BLOCK_T, BLOCK_D = 32, 128
-ROWS = 64  # query vectors of a program of segment_mass
-WARPS = 8  # of segment_mass: with four, the queries and logits of D = 128 do not fit into registers
+ROWS = 32  # query vectors of a program of segment_mass
 
 
 @jit
@@ -277,7 +276,6 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, sc
         ROWS=ROWS,
         DIM=max(16, triton.next_power_of_2(dim)),
         BLOCK_T=BLOCK_T,
-        num_warps=WARPS,
     )
     normalise_kernel[rows * heads, triton.cdiv(segments, 256)](out, peaks, largest, totals, segments, BLOCK=256)
     return out
@@ -292,7 +290,7 @@ def variants() -> list[Variant]:
         tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": dim}
         made += [
             variant(f"segment_sum-{dim}", segment_sum_kernel, sums, KIND=2, **tiles),
-            variant(f"segment_mass-{dim}", mass_kernel, mass, num_warps=WARPS, ROWS=ROWS, DIM=dim, BLOCK_T=BLOCK_T),
+            variant(f"segment_mass-{dim}", mass_kernel, mass, ROWS=ROWS, DIM=dim, BLOCK_T=BLOCK_T),
         ]
     tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
     return [
