@@ -275,10 +275,15 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, sc
         segments,
         ROWS=ROWS,
         DIM=max(16, triton.next_power_of_2(dim)),
-        BLOCK_T=BLOCK_T,
+        BLOCK_T=mass_tokens(dim),
     )
     normalise_kernel[rows * heads, triton.cdiv(segments, 256)](out, peaks, largest, totals, segments, BLOCK=256)
     return out
+
+
+def mass_tokens(dim: int) -> int:
+    """Keys per tile of segment_mass: as many as leave everything in registers on every target."""
+    return BLOCK_T if dim <= 64 else BLOCK_T // 2
 
 
 def variants() -> list[Variant]:
@@ -290,7 +295,7 @@ def variants() -> list[Variant]:
         tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": dim}
         made += [
             variant(f"segment_sum-{dim}", segment_sum_kernel, sums, KIND=2, **tiles),
-            variant(f"segment_mass-{dim}", mass_kernel, mass, ROWS=ROWS, DIM=dim, BLOCK_T=BLOCK_T),
+            variant(f"segment_mass-{dim}", mass_kernel, mass, ROWS=ROWS, DIM=dim, BLOCK_T=mass_tokens(dim)),
         ]
     tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
     return [
