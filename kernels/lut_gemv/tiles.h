@@ -1,0 +1,180 @@
+// The same product in the tile registers of AMX: rows of weights, unpacked as they are, times a panel of x, whose pairs
+// of inputs of up to 16 rows are the layout a tile wants.
+#pragma once
+
+#include "flash_prefill/amx.h"
+#include "lut_gemv/panel.h"
+
+#include <type_traits>
+
+#ifdef SIMD_AMX
+
+constexpr int TILE_ROWS = AMX_SIDE;  // outputs of a tile
+constexpr int SUM_TILES = 4;         // tiles 0 to 3 hold sums, 4 weights and 5 the panel
+
+// The shapes of the tiles while this lives; then they are again as another library may have left them.
+class TileShapes {
+  public:
+    explicit TileShapes(int64_t width) {
+        _tile_storeconfig(before);
+        asm volatile("" ::"r"(before) : "memory");
+        uint8_t shapes[64] = {1};
+        for (int tile = 0; tile < 6; ++tile) {
+            shapes[16 + 2 * tile] = (uint8_t)(tile == 4 ? DEPTH * sizeof(bf16) : width * sizeof(float));
+            shapes[48 + tile] = TILE_ROWS;
+        }
+        load(shapes);
+    }
+    ~TileShapes() { load(before); }
+    TileShapes(const TileShapes &) = delete;
+
+  private:
+    uint8_t before[64];
+
+    static void load(const uint8_t *shapes) {
+        asm volatile("" ::"r"(shapes) : "memory");  // the intrinsic says that it reads eight bytes only
+        _tile_loadconfig(shapes);
+    }
+};
+
+template <int SUM> inline void clear_sum() {
+    if constexpr (SUM == 0) _tile_zero(0);
+    if constexpr (SUM == 1) _tile_zero(1);
+    if constexpr (SUM == 2) _tile_zero(2);
+    if constexpr (SUM == 3) _tile_zero(3);
+}
+
+template <int SUM> inline void add_product() {
+    if constexpr (SUM == 0) _tile_dpbf16ps(0, 4, 5);
+    if constexpr (SUM == 1) _tile_dpbf16ps(1, 4, 5);
+    if constexpr (SUM == 2) _tile_dpbf16ps(2, 4, 5);
+    if constexpr (SUM == 3) _tile_dpbf16ps(3, 4, 5);
+}
+
+template <int SUM> inline void store_sum(f32x16 *to) {
+    if constexpr (SUM == 0) _tile_stored(0, to, sizeof(f32x16));
+    if constexpr (SUM == 1) _tile_stored(1, to, sizeof(f32x16));
+    if constexpr (SUM == 2) _tile_stored(2, to, sizeof(f32x16));
+    if constexpr (SUM == 3) _tile_stored(3, to, sizeof(f32x16));
+}
+
+// Calls f<0>(), ..., f<COUNT - 1>(): tile registers have names, not numbers.
+template <int COUNT, class F> inline void for_each(F f) {
+    if constexpr (COUNT > 0) f(std::integral_constant<int, 0>{});
+    if constexpr (COUNT > 1) f(std::integral_constant<int, 1>{});
+    if constexpr (COUNT > 2) f(std::integral_constant<int, 2>{});
+    if constexpr (COUNT > 3) f(std::integral_constant<int, 3>{});
+}
+
+// A tile of weights against V vectors of the panel. With few vectors each has several sums, because a product takes
+// longer than it occupies the unit.
+template <int V> struct TileProduct {
+    static constexpr int CHAINS = SUM_TILES / V, SUMS = V * CHAINS;
+    f32x16 sums[SUMS][TILE_ROWS];
+
+    static void clear() {
+        for_each<SUMS>([](auto sum) { clear_sum<sum>(); });
+    }
+
+    static void add(int depth, const bf16 *weights, int64_t stride, const Panel<bf16> &panel, const bf16 *x) {
+        asm volatile("" ::: "memory");  // the intrinsics do not say that they read memory
+        const int64_t line = panel.width * sizeof(float);
+        for (int i = 0; i < depth; i += CHAINS * DEPTH)
+            for_each<CHAINS>([&](auto chain) {
+                const int from = i + chain * DEPTH;
+                if (chain > 0 && from >= depth) return;
+                _tile_loadd(4, weights + from, stride * sizeof(bf16));
+                for_each<V>([&](auto v) {
+                    _tile_loadd(5, x + v * panel.vector_stride() + from * panel.width, line);
+                    add_product<chain * V + v>();
+                });
+            });
+    }
+
+    void store() {
+        for_each<SUMS>([&](auto sum) { store_sum<sum>(sums[sum]); });
+        asm volatile("" ::: "memory");
+    }
+
+    void add_to(f32x16 (*totals)[V], const float *scales) const {
+        for (int n = 0; n < TILE_ROWS; ++n)
+            for (int v = 0; v < V; ++v) {
+                f32x16 sum = sums[v][n];
+                for (int chain = 1; chain < CHAINS; ++chain) sum += sums[chain * V + v][n];
+                totals[n][v] += scales[n] * sum;
+            }
+    }
+};
+
+// A chunk of TILE_ROWS rows, unpacked.
+template <class Source> struct TileWeights {
+    alignas(64) bf16 weights[TILE_ROWS * Source::CHUNK + WORDS] = {};
+    float scales[TILE_ROWS] = {};
+
+    void expand(Source source, int64_t o, int count, int64_t chunk) {
+        for (int n = 0; n < count; ++n) {
+            source.ahead(o + TILE_ROWS, chunk * TILE_ROWS + n);
+            source.expand(o + n, chunk, weights + n * Source::CHUNK);
+            scales[n] = source.scale(o + n, chunk);
+        }
+    }
+};
+
+// As `multiply_in_registers`. A chunk is unpacked while the one before is multiplied, because a tile cannot be loaded
+// until what it reads has left the store buffer, and likewise its sums are fetched one chunk later. Without scales the
+// sums stay in their tiles for a whole row.
+template <int V, class Source>
+inline void multiply_in_tiles(Source source, const Panel<bf16> &panel, int64_t begin, int64_t end, bf16 *out,
+                              int64_t out_stride) {
+    constexpr int CHUNK = Source::CHUNK;
+    const TileShapes shapes(panel.width);
+    TileWeights<Source> tiles[2];
+    alignas(64) TileProduct<V> products[2] = {};
+    const int64_t last = (source.features - 1) / CHUNK;
+    for (int64_t o = begin; o < end; o += TILE_ROWS) {
+        const int count = (int)std::min<int64_t>(TILE_ROWS, end - o);
+        f32x16 totals[TILE_ROWS][V] = {};
+        tiles[0].expand(source, o, count, 0);
+        for (int64_t chunk = 0; chunk <= last; ++chunk) {
+            const int now = chunk % 2;
+            if (Source::SCALED && chunk > 0) products[1 - now].add_to(totals, tiles[1 - now].scales);
+            if (chunk < last) tiles[1 - now].expand(source, o, count, chunk + 1);
+            if (Source::SCALED || chunk == 0) TileProduct<V>::clear();
+            TileProduct<V>::add(panel.depth(chunk * CHUNK, CHUNK), tiles[now].weights, CHUNK, panel,
+                                panel.at(0, chunk * CHUNK));
+            if (Source::SCALED || chunk == last) products[now].store();
+        }
+        products[last % 2].add_to(totals, tiles[last % 2].scales);
+        for (int n = 0; n < count; ++n) source.finish(o + n, panel, totals[n]);
+        store_outputs<V>(totals, count, panel.rows, out + o, out_stride);
+    }
+}
+#endif
+
+// Whether the products of many rows run in tile registers.
+template <class T> inline bool use_tiles() { return std::is_same_v<T, bf16> && has_matrix_unit(); }
+
+// Rows of x up to which it is faster to stream them, four at a time, than to unpack tiles.
+template <class T> inline int64_t stream_limit() { return use_tiles<T>() ? 1 : 8; }
+
+template <int V, class T, class Source>
+inline void multiply_vectors(Source source, const Panel<T> &panel, int64_t begin, int64_t end, T *out,
+                             int64_t out_stride) {
+#ifdef SIMD_AMX
+    if constexpr (std::is_same_v<T, bf16>)
+        if (has_matrix_unit()) return multiply_in_tiles<V>(source, panel, begin, end, out, out_stride);
+#endif
+    multiply_in_registers<V>(source, panel, begin, end, out, out_stride);
+}
+
+// The outputs `begin` to `end` for the rows of a panel, by the best instructions this processor has.
+template <class T, class Source>
+inline void multiply_panel(Source source, const Panel<T> &panel, int64_t begin, int64_t end, T *out,
+                           int64_t out_stride) {
+    switch (panel.vectors()) {
+        case 1: return multiply_vectors<1>(source, panel, begin, end, out, out_stride);
+        case 2: return multiply_vectors<2>(source, panel, begin, end, out, out_stride);
+        case 3: return multiply_vectors<3>(source, panel, begin, end, out, out_stride);
+        default: return multiply_vectors<4>(source, panel, begin, end, out, out_stride);
+    }
+}
