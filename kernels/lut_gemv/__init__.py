@@ -41,7 +41,7 @@ def lut_gemv(
     y[n, o] = sum_i x[n, i] tables[o, codes[o, i]] + sum_k values[k] x[n, columns[k]] + bias[o], k over the outliers of
     row o, summed in fp32; the outliers are added to the weights of their places, they do not replace them. bits is 3 or
     4, as the width of the tables says; tables, bias [out] and the values of the outliers have the dtype of x (bf16 or
-    fp32). Any N works, the codes are read once whatever N is. Rows of x and out may be strided.
+    fp32). Any N works; up to 64 rows cost one pass over the codes. Rows of x and out may be strided.
     No rows or no outputs give an empty result.
     """
     rows, features = x.shape

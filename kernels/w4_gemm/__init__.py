@@ -25,7 +25,7 @@ def w4_gemm(x: Tensor, packed: Tensor, scales: Tensor, *, out: Tensor | None = N
 
     y[t, n] = sum_g scales[n, g] sum_k x[t, k] w[n, k], k over the group: codes are multiplied as integers and summed in
     fp32, nothing is rounded before the result, so it does not depend on T but for the order of the sums. x is bf16
-    or fp32; any T works and the weights are read once whatever T is. Rows of x and out may be strided.
+    or fp32. Any T works; up to 64 rows cost one pass over the weights. Rows of x and out may be strided.
     No rows or no outputs give an empty result.
     """
     rows, features = x.shape
