@@ -85,7 +85,8 @@ template <class T> class Panel {
         const int count = (int)std::clamp<int64_t>(features - input, 0, LANES * PAIR<C>);
         if constexpr (sizeof(T) == sizeof(C)) {
             u32x16 lanes = {};
-            std::memcpy(&lanes, p, count == LANES * PAIR<C> ? sizeof lanes : count * sizeof(T));
+            if (count == LANES * PAIR<C>) std::memcpy(&lanes, p, sizeof lanes);
+            else std::memcpy(&lanes, p, count * sizeof(T));
             return lanes;
         } else {
             return (u32x16)load_first(p, count);
@@ -112,7 +113,8 @@ inline void multiply_rows(int depth, const C *weights, const C *x, int64_t x_str
     f32x16 sums[N][V] = {};
     for (int i = 0; i < depth; i += PAIR<C>) {
         f32x16 columns[V];
-        for (int v = 0; v < V; ++v) std::memcpy(&columns[v], x + v * x_stride + i * LANES, sizeof columns[v]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) columns[v] = load16((const float *)(x + v * x_stride + i * LANES));
 #pragma GCC unroll 12
         for (int n = 0; n < N; ++n) {
             float weight;  // or a pair of them
