@@ -28,10 +28,13 @@ class MatrixUnit {
         Shape shape;
         for (int tile = 0; tile < 8; ++tile) shape.rows[tile] = AMX_SIDE, shape.row_bytes[tile] = 64;
         _tile_storeconfig(&before);
+        needed(shape);
         _tile_loadconfig(&shape);
     }
     ~MatrixUnit() {
-        if (on) _tile_loadconfig(&before);
+        if (!on) return;
+        needed(before);
+        _tile_loadconfig(&before);
     }
     MatrixUnit(const MatrixUnit &) = delete;
     MatrixUnit &operator=(const MatrixUnit &) = delete;
@@ -42,6 +45,9 @@ class MatrixUnit {
         uint16_t row_bytes[16] = {};
         uint8_t rows[16] = {};
     };
+    // GCC 12 declares that `_tile_loadconfig` reads eight bytes, and may drop the stores to the others.
+    static void needed(const Shape &shape) { asm volatile("" : : "r"(&shape) : "memory"); }
+
     Shape before;
     bool on;
 };
