@@ -75,7 +75,7 @@ template <class T> class Pass {
     const T *normalised(const T *x, const float *weight) const {
         T *out = buffers.normed + omp_get_thread_num() * rows * shape.hidden;
         for (int64_t n = 0; n < rows; ++n)
-            normalise(x + n * shape.hidden, (T *)nullptr, out + n * shape.hidden, weight, reals.eps, shape.hidden);
+            normalise(x + n * shape.hidden, out + n * shape.hidden, weight, reals.eps, shape.hidden);
         return out;
     }
 
@@ -102,7 +102,7 @@ template <class T> class Pass {
         for_heads(shape.heads + shape.kv_heads, [&](int64_t n, int64_t head) {
             const float *weight = head < shape.heads ? layer.q_norm : layer.k_norm;
             T *x = head_of(n, head);
-            normalise(x, (T *)nullptr, x, weight, reals.eps, shape.dim);
+            normalise(x, x, weight, reals.eps, shape.dim);
         });
     }
 
@@ -146,7 +146,7 @@ template <class T> class Pass {
 #pragma omp single
         for (int64_t n = 0; n < rows; ++n) {
             T *sum = buffers.x + n * shape.hidden, *part = buffers.sublayer + n * shape.hidden;
-            normalise(part, (T *)nullptr, part, norm, reals.eps, shape.hidden);
+            normalise(part, part, norm, reals.eps, shape.hidden);
             for_vectors(shape.hidden, [&](int64_t i, int count) {
                 store_first(sum + i, load_first(sum + i, count) + load_first(part + i, count), count);
             });

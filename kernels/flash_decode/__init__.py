@@ -92,6 +92,32 @@ def dense_spans(lengths: Sequence[int] | Tensor) -> Tensor:
     return torch.stack((torch.zeros_like(stop), stop, stop - 1), dim=-1)[:, None, None]
 
 
+def paged(pool: Tensor) -> Tensor:
+    """A pool of pages [P, G, page, D], contiguous, as a cache [1, G, C, D] whose spans are those of `page_spans`.
+
+    A view: no key moves. Page p of every KV head is the tokens [p G page, p G page + page) of that cache.
+    """
+    pages, kv_heads, page, head_dim = pool.shape
+    if not pool.is_contiguous():
+        raise ValueError("a pool of pages must be contiguous")
+    slots = max(0, pages * kv_heads - kv_heads + 1) * page
+    return pool.as_strided((1, kv_heads, slots, head_dim), (0, page * head_dim, head_dim, 1))
+
+
+def page_spans(pages: Tensor, lengths: Tensor, page: int, kv_heads: int) -> Tensor:
+    """Page table [N, n] int32 and lengths [N] -> spans [N, 1, n, 3] over `paged(pool)`, every row's row being 0.
+
+    Row i reads its first lengths[i] tokens, token t in page pages[i, t // page]; entries of the table behind them are
+    not looked at. All spans are rotated to the last position. The pages of a row must differ.
+    """
+    if pages.shape[1] * page < int(lengths.max()):
+        raise ValueError(f"{pages.shape[1]} pages of {page} tokens do not hold {int(lengths.max())}")
+    filled = (lengths[:, None] - torch.arange(pages.shape[1], device=pages.device) * page).clamp(0, page)
+    starts = torch.where(filled > 0, pages * (kv_heads * page), 0)
+    last = (lengths - 1)[:, None].expand_as(starts)
+    return torch.stack((starts, starts + filled, last), dim=-1).int()[:, None]
+
+
 def _readable(q: Tensor, cache: Tensor, out: Tensor) -> bool:
     """One dtype, elements side by side, tokens D apart, and whole vectors of 16 elements."""
     head_dim = q.shape[2]

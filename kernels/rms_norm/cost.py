@@ -5,9 +5,12 @@ from __future__ import annotations
 from kernels.cost import Cost
 
 
-def rms_norm_cost(rows: int, width: int, element_bytes: int, *, residual: bool = False) -> Cost:
-    """Square, add, scale twice: 4 FLOPs per element, 5 with the residual; the weight is fp32 and read once."""
+def rms_norm_cost(rows: int, width: int, element_bytes: int, *, residual: bool = False, steering: bool = False) -> Cost:
+    """Square, add, scale twice: 4 FLOPs per element, one more for the residual and one for the steering vector.
+
+    The weight and the steering vector are fp32 and read once.
+    """
     elements = rows * width
     streams = 1 + residual
     moved = elements * element_bytes * streams
-    return Cost((4 + residual) * elements, moved + 4 * width, moved)
+    return Cost((4 + residual + steering) * elements, moved + 4 * width * (1 + steering), moved)

@@ -10,13 +10,17 @@ template <class Step> inline void for_vectors(int64_t width, Step step) {
     if (i < width) step(i, (int)(width - i));
 }
 
+// out = x / rms(x) * weight. With a residual, residual += x (+ steering) and that sum is what is normalised.
 template <class T>
-inline void normalise(const T *x, T *residual, T *out, const float *weight, float eps, int64_t width) {
+inline void normalise(const T *x, T *residual, const float *steering, T *out, const float *weight, float eps,
+                      int64_t width) {
     f32x16 squares = broadcast(0.f);
     for_vectors(width, [&](int64_t i, int count) {
         f32x16 value = load_first(x + i, count);
         if (residual) {
-            store_first(residual + i, value + load_first(residual + i, count), count);
+            value += load_first(residual + i, count);
+            if (steering) value += load_first(steering + i, count);
+            store_first(residual + i, value, count);
             value = load_first(residual + i, count);  // rounded, as later layers will see it
         }
         squares += value * value;
@@ -26,4 +30,8 @@ inline void normalise(const T *x, T *residual, T *out, const float *weight, floa
     for_vectors(width, [&](int64_t i, int count) {
         store_first(out + i, load_first(source + i, count) * inverse * load_first(weight + i, count), count);
     });
+}
+
+template <class T> inline void normalise(const T *x, T *out, const float *weight, float eps, int64_t width) {
+    normalise(x, (T *)nullptr, nullptr, out, weight, eps, width);
 }

@@ -1,4 +1,4 @@
-"""Rotary position embedding (half-split layout) and the append to the KV cache, alone or in one call."""
+"""Rotary position embedding (half-split layout), the append to the KV cache, and the shift of keys in the cache."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from kernels import arguments, counting
 from kernels.arguments import as_int32, view
 from kernels.build import Functions
 from kernels.rope import reference
-from kernels.rope.cost import append_cost, rotate_cost
+from kernels.rope.cost import append_cost, rotate_cost, shift_cost
 
-# One C function does all three: without tables it does not rotate, without caches it does not append.
+# One C function rotates and appends: without tables it does not rotate, without caches it does not append.
 _rope = Functions(
     "rope",
     "piipiipiippppiipiippiiiii",
     {torch.float32: "rope_f32", torch.bfloat16: "rope_bf16"},
 )
+_shift = Functions("rope", "piipppppiiii", {torch.float32: "shift_f32", torch.bfloat16: "shift_bf16"})
 
 
 def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
@@ -87,6 +88,32 @@ def rotate_and_append(
     tables = cos.data_ptr(), sin.data_ptr(), positions.data_ptr()
     caches = *view(key_cache), *view(value_cache), rows.data_ptr(), slots.data_ptr()
     function(*view(q), *view(k), *view(v), *tables, *caches, *_shape(q, k))
+    return None
+
+
+def shift(key_cache: Tensor, cos: Tensor, sin: Tensor, deltas: Tensor, rows: Tensor, slots: Tensor) -> None:
+    """Re-rotate rotated keys where they stand: [rows[i], :, slots[i]] of the cache [B, G, C, D] by deltas[i] [N].
+
+    A key rotated to position p becomes one rotated to p + deltas[i] (negative: backwards), for rotations add up. cos
+    and sin are fp32 tables [P, D/2] with |delta| < P, and plain rotations: without the attention factor that YaRN
+    tables carry, which the keys have already. No token may be named twice. Users: Hogwild's common cache (arXiv
+    2504.06261), TIMRUN's `shift` (card timrun, kernel 4).
+    """
+    if counting.active is not None:
+        _, kv_heads, _, head_dim = key_cache.shape
+        counting.record("rope_shift", shift_cost(len(deltas), kv_heads, head_dim, key_cache.element_size()))
+    function = _shift[key_cache.dtype] if key_cache.is_cpu else None
+    matches = key_cache.stride()[2:] == (key_cache.shape[3], 1) and cos.dtype is torch.float32
+    if function is None or not matches:
+        if matches and arguments.on_gpu(key_cache):
+            from kernels.rope import triton as gpu
+
+            return gpu.shift(key_cache, cos, sin, as_int32(deltas), as_int32(rows), as_int32(slots))
+        return reference.shift(key_cache, cos, sin, deltas, rows, slots)
+    deltas, rows, slots = as_int32(deltas), as_int32(rows), as_int32(slots)
+    index = deltas.data_ptr(), rows.data_ptr(), slots.data_ptr()
+    sizes = len(deltas), key_cache.shape[1], key_cache.shape[3], torch.get_num_threads()
+    function(*view(key_cache), cos.data_ptr(), sin.data_ptr(), *index, *sizes)
     return None
 
 

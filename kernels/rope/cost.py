@@ -14,6 +14,11 @@ def rotate_cost(tokens: int, heads: int, head_dim: int, element_bytes: int) -> C
     return Cost(3 * elements, elements * element_bytes + tokens * head_dim * 4, elements * element_bytes)
 
 
+def shift_cost(tokens: int, kv_heads: int, head_dim: int, element_bytes: int) -> Cost:
+    """Rotation of cached keys, and the delta, row and slot of each token."""
+    return rotate_cost(tokens, kv_heads, head_dim, element_bytes) + Cost(0, 12 * tokens, 0)
+
+
 def append_cost(tokens: int, kv_heads: int, head_dim: int, element_bytes: int) -> Cost:
     """Keys and values read once, written once."""
     moved = 2 * tokens * kv_heads * head_dim * element_bytes

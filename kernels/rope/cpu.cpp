@@ -2,6 +2,7 @@
 #include "rope/rotate.h"
 #include "view.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <omp.h>
 
@@ -28,6 +29,20 @@ void rope(View<T> q, View<T> k, View<T> v, const float *cos, const float *sin, c
     }
 }
 
+// Keys that stand in a cache: token n is rotated on by deltas[n] positions, which may be negative.
+template <class T>
+void shift(View<T> cache, const float *cos, const float *sin, const int32_t *deltas, const int32_t *rows,
+           const int32_t *slots, int64_t tokens, int64_t kv_heads, int64_t dim, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(team(threads, tokens *kv_heads * dim, WORTH_A_TEAM))
+    for (int64_t n = 0; n < tokens; ++n) {
+        const int64_t angle = std::abs((int64_t)deltas[n]) * (dim / 2);
+        for (int64_t g = 0; g < kv_heads; ++g) {
+            T *key = cache.at(rows[n], g) + slots[n] * dim;
+            rotate(key, cos + angle, sin + angle, dim / 2, key, deltas[n] < 0 ? -1.f : 1.f);
+        }
+    }
+}
+
 }  // namespace
 
 #define ROPE(NAME, T)                                                                                                 \
@@ -44,3 +59,13 @@ void rope(View<T> q, View<T> k, View<T> v, const float *cos, const float *sin, c
 
 ROPE(rope_f32, float)
 ROPE(rope_bf16, bf16)
+
+#define SHIFT(NAME, T)                                                                                                \
+    extern "C" void NAME(T *cache, int64_t outer, int64_t inner, const float *cos, const float *sin,                  \
+                         const int32_t *deltas, const int32_t *rows, const int32_t *slots, int64_t tokens,            \
+                         int64_t kv_heads, int64_t dim, int64_t threads) {                                            \
+        shift<T>({cache, outer, inner}, cos, sin, deltas, rows, slots, tokens, kv_heads, dim, threads);               \
+    }
+
+SHIFT(shift_f32, float)
+SHIFT(shift_bf16, bf16)

@@ -22,6 +22,14 @@ def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> 
     k.copy_(rotate(k, cos, sin, positions))
 
 
+def shift(key_cache: Tensor, cos: Tensor, sin: Tensor, deltas: Tensor, rows: Tensor, slots: Tensor) -> None:
+    """Rotate the keys [rows[i], :, slots[i]] of the cache [B, G, C, D] on by deltas[i], backwards if negative."""
+    index = (rows.long(), slice(None), slots.long())
+    keys = key_cache[index]
+    backwards, forwards = (rotate(keys, cos, sign * sin, deltas.abs()) for sign in (-1, 1))
+    key_cache[index] = torch.where((deltas < 0)[:, None, None], backwards, forwards)
+
+
 def append(k: Tensor, v: Tensor, key_cache: Tensor, value_cache: Tensor, rows: Tensor, slots: Tensor) -> None:
     """Write k and v [N, G, D] to [rows[i], :, slots[i]] of the caches [B, G, C, D]."""
     key_cache[rows.long(), :, slots.long()] = k.to(key_cache.dtype)

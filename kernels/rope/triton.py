@@ -16,13 +16,14 @@ def rotate_heads(
     sin: tl.tensor,
     heads: tl.tensor,
     dim: tl.tensor,
+    direction: tl.tensor,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ) -> None:
-    """Rotate x [heads, dim] in place by the angles cos and sin [dim/2]."""
+    """Rotate x [heads, dim] in place by the angles cos and sin [dim/2], backwards if `direction` is -1."""
     h, i, half = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF), dim // 2
     valid = (h < heads) & (i < half)[None, :]
-    c, s = tl.load(cos + i, i < half, 0.0)[None, :], tl.load(sin + i, i < half, 0.0)[None, :]
+    c, s = tl.load(cos + i, i < half, 0.0)[None, :], direction * tl.load(sin + i, i < half, 0.0)[None, :]
     first = x + h * inner + i[None, :]
     a, b = tl.load(first, valid, 0.0).to(tl.float32), tl.load(first + half, valid, 0.0).to(tl.float32)
     tl.store(first, (a * c - b * s).to(x.dtype.element_ty), valid)
@@ -81,8 +82,8 @@ def rope_kernel(
     n = tl.program_id(0)
     if ROTATE:
         table = tl.load(positions + n).to(tl.int64) * (dim // 2)
-        rotate_heads(q + n * q_outer, q_inner, cos + table, sin + table, heads, dim, HEADS, DIM // 2)
-        rotate_heads(k + n * k_outer, k_inner, cos + table, sin + table, kv_heads, dim, KV_HEADS, DIM // 2)
+        rotate_heads(q + n * q_outer, q_inner, cos + table, sin + table, heads, dim, 1.0, HEADS, DIM // 2)
+        rotate_heads(k + n * k_outer, k_inner, cos + table, sin + table, kv_heads, dim, 1.0, KV_HEADS, DIM // 2)
     if ROTATE and APPEND:
         tl.debug_barrier()  # k is read again, by other threads of this program
     if APPEND:
@@ -92,6 +93,38 @@ def rope_kernel(
         )
         value_slot = value_cache + row * value_outer + slot
         copy_heads(v + n * v_outer, v_inner, value_slot, value_inner, kv_heads, dim, KV_HEADS, DIM)
+
+
+@jit
+def shift_kernel(
+    cache: tl.tensor,
+    outer: tl.tensor,
+    inner: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    deltas: tl.tensor,
+    rows: tl.tensor,
+    slots: tl.tensor,
+    kv_heads: tl.tensor,
+    dim: tl.tensor,
+    KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+) -> None:
+    """Token n: the keys in slot slots[n] of cache row rows[n] rotate on by deltas[n]."""
+    n = tl.program_id(0)
+    delta = tl.load(deltas + n)
+    table = tl.abs(delta).to(tl.int64) * (dim // 2)
+    keys = cache + tl.load(rows + n).to(tl.int64) * outer + tl.load(slots + n).to(tl.int64) * dim
+    direction = tl.where(delta < 0, -1.0, 1.0)
+    rotate_heads(keys, inner, cos + table, sin + table, kv_heads, dim, direction, KV_HEADS, DIM // 2)
+
+
+def shift(cache: Tensor, cos: Tensor, sin: Tensor, deltas: Tensor, rows: Tensor, slots: Tensor) -> None:
+    """The contract of `kernels.rope.shift`."""
+    _, kv_heads, _, dim = cache.shape
+    blocks = {"KV_HEADS": triton.next_power_of_2(kv_heads), "DIM": triton.next_power_of_2(dim)}
+    if len(deltas):
+        shift_kernel[(len(deltas),)](*_view(cache), cos, sin, deltas, rows, slots, kv_heads, dim, **blocks)
 
 
 def rope(
@@ -132,6 +165,10 @@ def _view(x: Tensor | None) -> tuple[Tensor | None, int, int]:
 
 
 def variants() -> list[Variant]:
-    """What ahead-of-time compilation should cover: the fused step of a 32-head, D = 128 model in bf16."""
+    """What ahead-of-time compilation should cover: a 32-head, D = 128 model in bf16."""
     types = "*bf16 i32 i32 " * 3 + "*fp32 *fp32 *i32 " + "*bf16 i32 i32 " * 2 + "*i32 *i32 i32 i32 i32"
-    return [variant("rope", rope_kernel, types, ROTATE=1, APPEND=1, HEADS=32, KV_HEADS=8, DIM=128)]
+    shifted = "*bf16 i32 i32 *fp32 *fp32 *i32 *i32 *i32 i32 i32"
+    return [
+        variant("rope", rope_kernel, types, ROTATE=1, APPEND=1, HEADS=32, KV_HEADS=8, DIM=128),
+        variant("rope-shift", shift_kernel, shifted, KV_HEADS=8, DIM=128),
+    ]
