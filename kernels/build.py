@@ -31,8 +31,9 @@ OPS = tuple(sorted(path.parent.name for path in ROOT.glob("*/cpu.cpp")))
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi", "-ffp-contract=fast")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 """Added with $SUITE_KERNEL_SANITIZE; the process then needs libasan preloaded (tests/kernels/test_sanitizers.py)."""
-LEVELS = {"avx512": "native", "avx2": "x86-64-v3", "portable": "x86-64"}
-"""Instruction sets, best first, and what `-march` asks for; "avx512" adds whatever else this CPU has (bf16, vnni)."""
+LEVELS = {"amx": "native", "avx512": "native", "avx2": "x86-64-v3", "portable": "x86-64"}
+"""Instruction sets, best first, and what `-march` asks for. "amx" and "avx512" add whatever else this CPU has (bf16,
+vnni); they differ on processors with a matrix unit, where "avx512" leaves it alone."""
 
 NativeFunction = Callable[..., None]
 
@@ -74,11 +75,21 @@ def level() -> str:
 
 def _best_level() -> str:
     found = torch.backends.cpu.get_cpu_capability()
+    if found == "AVX512" and _has_matrix_unit():
+        return "amx"
     return {"AVX512": "avx512", "AVX2": "avx2"}.get(found, "portable")
 
 
-def _march() -> str:
-    return LEVELS[level()] if platform.machine() in ("x86_64", "AMD64") else "native"
+def _has_matrix_unit() -> bool:
+    return "amx_bf16" in _machine().split()
+
+
+def _target() -> list[str]:
+    """The compiler's options for the instruction set."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ["-march=native"]
+    without_unit = level() == "avx512" and _has_matrix_unit()
+    return [f"-march={LEVELS[level()]}", *(["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"] if without_unit else [])]
 
 
 def _flags() -> tuple[str, ...]:
@@ -90,7 +101,7 @@ def library_path(op: str) -> Path:
     digest = hashlib.sha256()
     for source in (*sorted(ROOT.rglob("*.h")), ROOT / op / "cpu.cpp"):
         digest.update(source.read_bytes())
-    digest.update(repr((_flags(), _march(), _machine(), [path.name for path in _openmp_runtime()])).encode())
+    digest.update(repr((_flags(), _target(), _machine(), [path.name for path in _openmp_runtime()])).encode())
     return cache_folder() / f"{op}-{level()}-{digest.hexdigest()[:16]}.so"
 
 
@@ -112,7 +123,7 @@ def _compile(source: Path, target: Path) -> None:
         raise FileNotFoundError("no C++ compiler (g++) was found")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unit, library = Path(folder) / "unit.o", Path(folder) / "library.so"
-        _run([compiler, *_flags(), f"-march={_march()}", f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
+        _run([compiler, *_flags(), *_target(), f"-I{ROOT}", "-c", str(source), "-o", str(unit)])
         # Linked against torch's own libgomp by path; -fopenmp here would name the system's one.
         openmp = [str(path) for path in _openmp_runtime()] or ["-fopenmp"]
         sanitizers = [flag for flag in _flags() if flag.startswith("-fsanitize")]

@@ -34,8 +34,9 @@ def flash_case(
     rotated: bool = False,
     softcap: float = 0.0,
     scale: float | None = None,
+    opposed: bool = False,
 ) -> Case:
-    """Everything outside the spans is NaN, in a slice of a larger NaN reservation."""
+    """Everything outside the spans is NaN, in a slice of a larger NaN reservation. `opposed`: all logits negative."""
 
     def make(dtype: torch.dtype) -> Trial:
         q = strided(torch.randn(n, heads, dim).to(dtype))
@@ -51,6 +52,9 @@ def flash_case(
         keys, values = reserved[0, :, :kv_heads, : tokens + 8], reserved[1, :, :kv_heads, : tokens + 8]
         fill(keys, spans, rows)
         fill(values, spans, rows)
+        if opposed:
+            q.abs_()
+            keys.abs_().neg_()
         cos, sin = tables(700, dim) if rotated else (None, None)
         options: dict[str, Any] = {"cos": cos, "sin": sin, "scale": scale or dim**-0.5, "softcap": softcap}
 
@@ -66,6 +70,7 @@ def flash_case(
 
     groups = {1: "S=1", kv_heads: "S=G", heads: "S=H"}[selections]
     flags = ("-rotated" if rotated else "") + ("-softcap" if softcap else "") + ("-extreme" if scale else "")
+    flags += "-opposed" if opposed else ""
     return Case("flash_decode", f"{tokens}x{n}x{heads}x{kv_heads}x{dim}-{groups}-{kind}{flags}", make)
 
 
@@ -97,6 +102,11 @@ CASES = [
     *(flash_case(100, 64, 6, 2, s, kind=kind, n=3) for s in (1, 2, 6) for kind in ("empty", "half empty")),
     *(flash_case(63, 64, 4, 1, s, scale=300.0, kind="full") for s in (1, 4)),
     flash_case(63, 64, 4, 1, 1, scale=300.0, softcap=30.0),
+    *(
+        flash_case(tokens, 64, heads, 1, 1, scale=8.0, opposed=True, kind="full")
+        for tokens in (63, 500)
+        for heads in (3, 8)
+    ),
     flash_case(500, 64, 9, 3, 9, n=20, rotated=True),
     flash_case(100, 64, 1, 1, 1),
 ]

@@ -20,35 +20,45 @@ static inline bool has_matrix_unit() {
     return granted;
 }
 
-// Sets the unit up for whole tiles in this thread and leaves it as it was: torch's own kernels use it too.
+// What each of the eight tile registers holds, as the instruction wants it.
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+
+    void set(int tile, int64_t count, int64_t bytes) {
+        rows[tile] = (uint8_t)count;
+        row_bytes[tile] = (uint16_t)bytes;
+    }
+    static TileShapes whole() {
+        TileShapes shapes;
+        for (int tile = 0; tile < 8; ++tile) shapes.set(tile, AMX_SIDE, 64);
+        return shapes;
+    }
+};
+
+// Sets the unit up in this thread and leaves it as it was: torch's own kernels use it too.
 class MatrixUnit {
   public:
-    explicit MatrixUnit(bool wanted) : on(wanted) {
+    explicit MatrixUnit(bool wanted, const TileShapes &shapes = TileShapes::whole()) : on(wanted) {
         if (!on) return;
-        Shape shape;
-        for (int tile = 0; tile < 8; ++tile) shape.rows[tile] = AMX_SIDE, shape.row_bytes[tile] = 64;
         _tile_storeconfig(&before);
-        needed(shape);
-        _tile_loadconfig(&shape);
+        load(shapes);
     }
     ~MatrixUnit() {
-        if (!on) return;
-        needed(before);
-        _tile_loadconfig(&before);
+        if (on) load(before);
     }
     MatrixUnit(const MatrixUnit &) = delete;
     MatrixUnit &operator=(const MatrixUnit &) = delete;
 
   private:
-    struct alignas(64) Shape {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {};
-        uint8_t rows[16] = {};
-    };
     // GCC 12 declares that `_tile_loadconfig` reads eight bytes, and may drop the stores to the others.
-    static void needed(const Shape &shape) { asm volatile("" : : "r"(&shape) : "memory"); }
+    static void load(const TileShapes &shapes) {
+        asm volatile("" : : "r"(&shapes) : "memory");
+        _tile_loadconfig(&shapes);
+    }
 
-    Shape before;
+    TileShapes before;
     bool on;
 };
 

@@ -12,30 +12,12 @@
 constexpr int TILE_ROWS = AMX_SIDE;  // outputs of a tile
 constexpr int SUM_TILES = 4;         // tiles 0 to 3 hold sums, 4 weights and 5 the panel
 
-// The shapes of the tiles while this lives; then they are again as another library may have left them.
-class TileShapes {
-  public:
-    explicit TileShapes(int64_t width) {
-        _tile_storeconfig(before);
-        asm volatile("" ::"r"(before) : "memory");
-        uint8_t shapes[64] = {1};
-        for (int tile = 0; tile < 6; ++tile) {
-            shapes[16 + 2 * tile] = (uint8_t)(tile == 4 ? DEPTH * sizeof(bf16) : width * sizeof(float));
-            shapes[48 + tile] = TILE_ROWS;
-        }
-        load(shapes);
-    }
-    ~TileShapes() { load(before); }
-    TileShapes(const TileShapes &) = delete;
-
-  private:
-    uint8_t before[64];
-
-    static void load(const uint8_t *shapes) {
-        asm volatile("" ::"r"(shapes) : "memory");  // the intrinsic says that it reads eight bytes only
-        _tile_loadconfig(shapes);
-    }
-};
+inline TileShapes shapes_of(int64_t width) {
+    TileShapes shapes;
+    for (int tile = 0; tile < 6; ++tile)
+        shapes.set(tile, TILE_ROWS, tile == 4 ? DEPTH * sizeof(bf16) : width * sizeof(float));
+    return shapes;
+}
 
 template <int SUM> inline void clear_sum() {
     if constexpr (SUM == 0) _tile_zero(0);
@@ -127,7 +109,7 @@ template <int V, class Source>
 inline void multiply_in_tiles(Source source, const Panel<bf16> &panel, int64_t begin, int64_t end, bf16 *out,
                               int64_t out_stride) {
     constexpr int CHUNK = Source::CHUNK;
-    const TileShapes shapes(panel.width);
+    const MatrixUnit unit(true, shapes_of(panel.width));
     TileWeights<Source> tiles[2];
     alignas(64) TileProduct<V> products[2] = {};
     const int64_t last = (source.features - 1) / CHUNK;

@@ -34,7 +34,7 @@ def test_agrees_with_fp64_reference(case: Case, dtype: torch.dtype, backend: str
     assert complaints(trial.run(), expected, dtype, LIMITS[dtype]) == []
 
 
-@pytest.mark.parametrize("backend", ["avx512", "portable"], indirect=True)
+@pytest.mark.parametrize("backend", ["amx", "avx512", "portable"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("case", TEAM_CASES, ids=lambda case: case.id)

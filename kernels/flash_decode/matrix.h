@@ -1,0 +1,228 @@
+// Decode attention of bf16 heads in the matrix unit (AMX), where a tile of 16 keys is multiplied with all heads of a
+// group at once. The keys are loaded as they lie in the cache; pairs of values are interleaved on their way.
+//
+// A tile register cannot be loaded until what it reads has left the store buffer. So the work on a block is spread over
+// three turns: its logits and interleaved values in one, its softmax in the next, its weighted values in the third.
+#pragma once
+
+#include "flash_decode/worker.h"
+#include "flash_prefill/amx.h"
+#include "flash_prefill/pack.h"
+
+#ifdef SIMD_AMX
+
+// Pairs of bf16: what one 32-bit column of a tile holds.
+struct bf16x2 {
+    bf16 first, second;
+};
+
+// products[h]: head h of 16 rows of four heads.
+inline void transpose_heads(const f32x16 (&rows)[4], f32x16 (&products)[4]) {
+    constexpr int A = 0, B = 1, C = 2, D = 3;
+#define HEADS_OF(X, Y, H) \
+    SHUFFLE(rows[X], rows[Y], H, H + 4, H + 8, H + 12, H + 16, H + 20, H + 24, H + 28, H + 1, H + 5, H + 9, H + 13, \
+            H + 17, H + 21, H + 25, H + 29)
+    const f32x16 low01 = HEADS_OF(A, B, 0), high01 = HEADS_OF(C, D, 0);
+    const f32x16 low23 = HEADS_OF(A, B, 2), high23 = HEADS_OF(C, D, 2);
+#undef HEADS_OF
+    products[0] = SHUFFLE(low01, high01, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    products[1] = SHUFFLE(low01, high01, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    products[2] = SHUFFLE(low23, high23, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    products[3] = SHUFFLE(low23, high23, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+class MatrixWorker : Heads<bf16> {
+    static constexpr int DEPTH = AMX_DEPTH, TOKENS = Block::TOKENS, RING = 4, MOST_HEADS = 16;
+    static constexpr int AHEAD = 2;  // tiles: the memory is then never without a request
+
+  public:
+    static bool serves(const Problem<bf16> &problem) {
+        return has_matrix_unit() && problem.dim % DEPTH == 0 && problem.group_heads() <= MOST_HEADS;
+    }
+
+    explicit MatrixWorker(const Problem<bf16> &problem)
+        : Heads<bf16>(problem), columns(heads <= 4 ? 4 : MOST_HEADS), unit(true, shapes(heads, columns)),
+          packed_queries(buffer<bf16x2>(dim / 2 * columns)), products(buffer<float>(2 * TOKENS * columns)),
+          packed_weights(buffer<bf16>(heads * TOKENS)), packed_values(buffer<bf16x2>(3 * TOKENS / 2 * dim)),
+          gathered(buffer<bf16>(2 * TOKENS * dim)) {
+        std::fill_n(packed_queries.get(), dim / 2 * columns, bf16x2{});
+    }
+
+    // Add tokens [begin, end) of the item's selection to the state.
+    void run(int64_t item, int64_t begin, int64_t end, State &state) {
+        load_queries(item);
+        pack_queries();
+        const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
+        const bf16 *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
+        Cursor cursor(problem.spans_of(item), begin, end, Block::MOST_TILES, problem.cos != nullptr);
+        Block blocks[RING];
+        cursor.next(blocks[0]);
+        gather_keys(keys, blocks[0], 0);
+        for (int64_t turn = 0;; ++turn) {
+            Block &block = blocks[turn % RING], &after = blocks[(turn + 1) % RING];
+            if (block.size) {
+                cursor.next(after);
+                for (int i = 0; i < block.size; ++i) {
+                    const int coming = i + AHEAD;
+                    ask_for(keys, values, coming < block.size ? block.tiles[coming] : after.tiles[coming - block.size]);
+                    multiply_keys(item, keys, block.tiles[i], i, turn);
+                    interleave(values, block.tiles[i], i, turn);
+                }
+                clear_odd_tile(block, turn);
+                gather_keys(keys, after, turn + 1);
+            } else after.size = 0;
+            if (turn >= 2) multiply_values(blocks[(turn - 2) % RING], turn - 2, state);
+            if (turn == 0) continue;
+            const Block &before = blocks[(turn - 1) % RING];
+            if (before.size == 0) break;
+            weigh(before, turn - 1, state);
+        }
+    }
+
+  private:
+    // Registers 0 to 2: products, keys and queries; 3 and 4: weights and values; 5 and 6: output.
+    static TileShapes shapes(int64_t heads, int64_t columns) {
+        TileShapes shapes;
+        shapes.set(0, AMX_SIDE, columns * sizeof(float));
+        shapes.set(1, AMX_SIDE, 64);
+        shapes.set(2, AMX_SIDE, columns * sizeof(bf16x2));
+        shapes.set(3, heads, 64);
+        shapes.set(4, AMX_SIDE, 64);
+        shapes.set(5, heads, 64);
+        shapes.set(6, heads, 64);
+        return shapes;
+    }
+
+    // [dim / 2][columns], a pair of dimensions of each head.
+    void pack_queries() {
+        for (int64_t h = 0; h < heads; ++h)
+            for (int64_t d = 0; d < dim / 2; ++d)
+                packed_queries[d * columns + h] = {queries[h * dim + 2 * d], queries[h * dim + 2 * d + 1]};
+    }
+
+    // Tiles that are no sixteen rows in a row of the cache, side by side.
+    void gather_keys(const bf16 *keys, const Block &block, int64_t turn) {
+        for (int i = 0; i < block.size; ++i)
+            if (!block.tiles[i].adjacent)
+                for (int t = 0; t < LANES; ++t)
+                    std::copy_n(keys + block.tiles[i].token[t] * dim, dim, gathered_tile(i, turn) + t * dim);
+    }
+
+    bf16 *gathered_tile(int i, int64_t turn) const {
+        return gathered.get() + ((turn % 2) * Block::MOST_TILES + i) * LANES * dim;
+    }
+    float *products_of(int64_t turn) const { return products.get() + (turn % 2) * TOKENS * columns; }
+    bf16x2 *values_of(int64_t turn) const { return packed_values.get() + (turn % 3) * (TOKENS / 2) * dim; }
+
+    void ask_for(const bf16 *keys, const bf16 *values, const Tile &tile) const {
+        prefetch(keys, dim, tile);
+        prefetch(values, dim, tile);
+    }
+
+    // Products of all heads with tile i of a block, [token][columns].
+    void multiply_keys(int64_t item, const bf16 *keys, const Tile &tile, int i, int64_t turn) {
+        if (problem.cos && rotate_queries(item, tile.position)) pack_queries();
+        const bf16 *rows = tile.adjacent ? keys + tile.token[0] * dim : gathered_tile(i, turn);
+        float *out = products_of(turn) + i * LANES * columns;
+        asm volatile("" ::: "memory");  // the compiler does not know that tile loads read memory
+        _tile_zero(0);
+        for (int64_t d = 0; d < dim; d += DEPTH) {
+            _tile_loadd(1, rows + d, dim * sizeof(bf16));
+            _tile_loadd(2, packed_queries.get() + d / 2 * columns, columns * sizeof(bf16x2));
+            _tile_dpbf16ps(0, 1, 2);
+        }
+        _tile_stored(0, out, columns * sizeof(float));
+        asm volatile("" ::: "memory");
+    }
+
+    // Values of tile i of a block as pairs of tokens, [token / 2][dim], in the element order of load32. Lanes without a
+    // token are zeros.
+    void interleave(const bf16 *values, const Tile &tile, int i, int64_t turn) const {
+        bf16x2 *to = values_of(turn) + i * (LANES / 2) * dim;
+        for (int t = 0; t < LANES; t += 2, to += dim) {
+            const bf16 *first = values + tile.token[t] * dim, *second = values + tile.token[t + 1] * dim;
+            for (int64_t d = 0; d < dim; d += DEPTH) {
+                const u32x16 a = t < tile.count ? bits(first + d) : u32x16{};
+                const u32x16 b = t + 1 < tile.count ? bits(second + d) : u32x16{};
+                const u32x16 even = (a & 0xffffu) | (b << 16), odd = (a >> 16) | (b & 0xffff0000u);
+                std::memcpy(to + d, &even, sizeof even);
+                std::memcpy(to + d + LANES, &odd, sizeof odd);
+            }
+        }
+    }
+
+    // Values are multiplied two tiles at a time.
+    void clear_odd_tile(const Block &block, int64_t turn) const {
+        if (block.size % 2) std::fill_n(values_of(turn) + block.size * (LANES / 2) * dim, LANES / 2 * dim, bf16x2{});
+    }
+
+    static u32x16 bits(const bf16 *p) {
+        u32x16 x;
+        std::memcpy(&x, p, sizeof x);
+        return x;
+    }
+
+    // Products to the weights of the softmax, [heads][TOKENS] in bf16.
+    void weigh(const Block &block, int64_t turn, State &state) {
+        for (int i = 0; i < block.size; ++i) to_logits(products_of(turn) + i * LANES * columns, i, block.tiles[i].count);
+        for (int64_t h = 0; h < heads; ++h) {
+            softmax(h, block, state);
+            float *w = &weights[h * TOKENS];
+            bf16 *to = packed_weights.get() + h * TOKENS;
+            if (block.size % 2) std::fill_n(w + block.size * LANES, LANES, 0.f);  // fills up the last step
+            for (int t = 0; t < block.size * LANES; t += DEPTH) {
+                const auto both = _mm512_cvtne2ps_pbh((__m512)load16(w + t + LANES), (__m512)load16(w + t));
+                std::memcpy(to + t, &both, sizeof both);
+            }
+        }
+    }
+
+    void to_logits(const float *rows, int tile, int count) {
+        const auto keep = [&](int64_t h, f32x16 product) {
+            if (h < heads) store16(&weights[h * TOKENS + tile * LANES], logit(product, count));
+        };
+        if (columns == 4) {
+            const f32x16 four[4] = {load16(rows), load16(rows + 16), load16(rows + 32), load16(rows + 48)};
+            f32x16 by_head[4];
+            transpose_heads(four, by_head);
+            for (int h = 0; h < 4; ++h) keep(h, by_head[h]);
+        } else {
+            u32x16 square[LANES];
+            for (int t = 0; t < LANES; ++t) square[t] = (u32x16)load16(rows + t * LANES);
+            transpose16(square);
+            for (int h = 0; h < LANES; ++h) keep(h, (f32x16)square[h]);
+        }
+    }
+
+    // Adds the weighted values of a block to the output of all heads.
+    void multiply_values(const Block &block, int64_t turn, State &state) const {
+        asm volatile("" ::: "memory");
+        const int64_t line = dim * sizeof(float);
+        for (int64_t d = 0; d < dim; d += DEPTH) {
+            float *output = state.output + d;
+            _tile_loadd(5, output, line);
+            _tile_loadd(6, output + LANES, line);
+            for (int t = 0; t < block.size * LANES; t += DEPTH) {
+                const bf16x2 *pairs = values_of(turn) + t / 2 * dim + d;
+                _tile_loadd(3, packed_weights.get() + t, TOKENS * sizeof(bf16));
+                _tile_loadd(4, pairs, dim * sizeof(bf16x2));
+                _tile_dpbf16ps(5, 3, 4);
+                _tile_loadd(4, pairs + LANES, dim * sizeof(bf16x2));
+                _tile_dpbf16ps(6, 3, 4);
+            }
+            _tile_stored(5, output, line);
+            _tile_stored(6, output + LANES, line);
+        }
+        asm volatile("" ::: "memory");
+    }
+
+    const int64_t columns;  // of the products: heads, filled up
+    const MatrixUnit unit;
+    Buffer<bf16x2> packed_queries;
+    Buffer<float> products;
+    Buffer<bf16> packed_weights;
+    Buffer<bf16x2> packed_values;
+    Buffer<bf16> gathered;
+};
+
+#endif
