@@ -161,6 +161,33 @@ static inline f32x16 sums16(const f32x16 *x) {
 #endif
 }
 
+// ---- exchanges --------------------------------------------------------------------------------------------------
+
+#define SHUFFLE(A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+
+// Transposes 16 x 16: four rounds, each of which exchanges what lies apart by 1, 2, 4 and 8.
+static inline void transpose16(u32x16 (&x)[16]) {
+    u32x16 y[16];
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = SHUFFLE(x[i], x[i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+        y[i + 1] = SHUFFLE(x[i], x[i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = i; j < i + 2; ++j) {
+            x[j] = SHUFFLE(y[j], y[j + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+            x[j + 2] = SHUFFLE(y[j], y[j + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = i; j < i + 4; ++j) {
+            y[j] = SHUFFLE(x[j], x[j + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+            y[j + 4] = SHUFFLE(x[j], x[j + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+        }
+    for (int j = 0; j < 8; ++j) {
+        x[j] = SHUFFLE(y[j], y[j + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+        x[j + 8] = SHUFFLE(y[j], y[j + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+}
+
 // ---- elementary functions --------------------------------------------------------------------------------------
 
 // 2^x to about 2 ulp; 0 for -inf, and where the result would be denormal it may be.

@@ -34,6 +34,8 @@ struct Reals {
     float eps, scale, softcap;
 };
 
+constexpr int64_t MATRICES = 4;  // of a layer; each has its own count of blocks that its threads have taken
+
 enum Part { PROJECT = 1, ATTEND = 2, FINISH = 4 };
 
 // Buffers of one pass over `rows` query rows.
@@ -62,11 +64,11 @@ template <class T> class Pass {
 
     // All threads of the team call this.
     void run(const Layer<T> *layers, int64_t count, int64_t parts, const std::vector<Problem<T>> &problems,
-             const std::vector<Decoder<T> *> &decoders) {
+             const std::vector<Decoder<T> *> &decoders, std::vector<std::atomic<int64_t>> &taken) {
         for (int64_t i = 0; i < count; ++i) {
-            if (parts & PROJECT) project(layers[i]);
+            if (parts & PROJECT) project(layers[i], &taken[i * MATRICES]);
             if (parts & ATTEND) attend(layers[i], problems[i], *decoders[i]);
-            if (parts & FINISH) finish(layers[i]);
+            if (parts & FINISH) finish(layers[i], &taken[i * MATRICES]);
         }
     }
 
@@ -80,9 +82,9 @@ template <class T> class Pass {
     }
 
     void multiply_by(const T *x, int64_t features, const T *weight, const T *bias, const T *residual, T *out,
-                     int64_t outputs) const {
+                     int64_t outputs, std::atomic<int64_t> &taken) const {
         const Gemv<T, T> linear{x, features, weight, bias, 0, residual, outputs, out, outputs, rows, features, outputs};
-        linear.run(omp_get_thread_num(), threads);
+        linear.run(omp_get_thread_num(), threads, taken);
 #pragma omp barrier
     }
 
@@ -95,9 +97,9 @@ template <class T> class Pass {
 
     T *head_of(int64_t n, int64_t head) const { return buffers.qkv + n * width + head * shape.dim; }
 
-    void project(const Layer<T> &layer) const {
+    void project(const Layer<T> &layer, std::atomic<int64_t> *taken) const {
         const T *normed = normalised(buffers.x, layer.attention_norm);
-        multiply_by(normed, shape.hidden, layer.qkv, layer.qkv_bias, nullptr, buffers.qkv, width);
+        multiply_by(normed, shape.hidden, layer.qkv, layer.qkv_bias, nullptr, buffers.qkv, width, taken[0]);
         if (!layer.q_norm) return;
         for_heads(shape.heads + shape.kv_heads, [&](int64_t n, int64_t head) {
             const float *weight = head < shape.heads ? layer.q_norm : layer.k_norm;
@@ -128,21 +130,22 @@ template <class T> class Pass {
                tokens.slots[n] * shape.dim;
     }
 
-    void finish(const Layer<T> &layer) const {
+    void finish(const Layer<T> &layer, std::atomic<int64_t> *taken) const {
         const int64_t attended = shape.heads * shape.dim;
-        add(buffers.attended, attended, layer.out, layer.out_bias, layer.post_attention_norm);
+        add(buffers.attended, attended, layer.out, layer.out_bias, layer.post_attention_norm, taken[1]);
         const T *normed = normalised(buffers.x, layer.mlp_norm);
         const GatedGemv<T> gated{normed, shape.hidden, layer.gate_up, buffers.gated, shape.intermediate,
                                  shape.activation, rows, shape.hidden, shape.intermediate};
-        gated.run(omp_get_thread_num(), threads);
+        gated.run(omp_get_thread_num(), threads, taken[2]);
 #pragma omp barrier
-        add(buffers.gated, shape.intermediate, layer.down, nullptr, layer.post_mlp_norm);
+        add(buffers.gated, shape.intermediate, layer.down, nullptr, layer.post_mlp_norm, taken[3]);
     }
 
     // x += y weight^T + bias, normalised before it is added where the architecture says so (Gemma).
-    void add(const T *y, int64_t features, const T *weight, const T *bias, const float *norm) const {
-        if (!norm) return multiply_by(y, features, weight, bias, buffers.x, buffers.x, shape.hidden);
-        multiply_by(y, features, weight, bias, nullptr, buffers.sublayer, shape.hidden);
+    void add(const T *y, int64_t features, const T *weight, const T *bias, const float *norm,
+             std::atomic<int64_t> &taken) const {
+        if (!norm) return multiply_by(y, features, weight, bias, buffers.x, buffers.x, shape.hidden, taken);
+        multiply_by(y, features, weight, bias, nullptr, buffers.sublayer, shape.hidden, taken);
 #pragma omp single
         for (int64_t n = 0; n < rows; ++n) {
             T *sum = buffers.x + n * shape.hidden, *part = buffers.sublayer + n * shape.hidden;
@@ -206,8 +209,9 @@ void decode_layers(const Layer<T> *layers, int64_t count, int64_t parts, const S
     const int64_t team_size = team(threads, weights, WORTH_A_TEAM);
     const Attention<T> attention(layers, parts & ATTEND ? count : 0, shape, reals, buffers, tokens, rows, team_size);
     Pass<T> pass(shape, reals, buffers, tokens, rows, team_size);
+    std::vector<std::atomic<int64_t>> taken(count * MATRICES);
 #pragma omp parallel num_threads(team_size)
-    pass.run(layers, count, parts, attention.problems, attention.decoders);
+    pass.run(layers, count, parts, attention.problems, attention.decoders, taken);
 }
 
 }  // namespace

@@ -5,13 +5,12 @@
 // times. Threads own ranges of outputs.
 #pragma once
 
-#include "simd.h"
+#include "gemv/matrix.h"
 
 #include <algorithm>
+#include <atomic>
 
-constexpr int BLOCK = 16;                  // outputs per block: one store of a vector
 constexpr int SIDE = 4;                    // x rows and weight rows of a tile
-constexpr int MAX_ROWS = 16;               // x rows served by one pass over the weights of a block
 constexpr int64_t CHUNK = 1024;            // features, so that many x rows stay in the L1 cache
 constexpr int64_t STREAM_BYTES = 4096;     // per x row, up to which two of them still stream
 constexpr int64_t AHEAD_BYTES = 8192;      // two pages: the hardware's own prefetcher stops at the end of each
@@ -95,15 +94,38 @@ template <class T> inline void multiply(const Task<T> &task, float *products) {
     }
 }
 
-// Calls work(first_row, rows, first_output, count) for the blocks of the output that belong to one thread of a team.
+// The products of one x [rows][features] with blocks of weight rows, for one thread.
+template <class T> class Multiplier {
+  public:
+    Multiplier(const T *x, int64_t x_stride, int64_t rows, int64_t features)
+        : x(x), x_stride(x_stride), features(features), unit(x, x_stride, rows, features) {}
+
+    // products[n][o] of x rows [first, first + rows), at most MAX_ROWS, with `count` <= BLOCK weight rows.
+    void operator()(int64_t first, int64_t rows, const T *weight, int count, float *products) {
+        if (unit.serves(count)) unit.multiply(first, weight, products);
+        else multiply(Task<T>{x + first * x_stride, x_stride, rows, features, weight, count}, products);
+    }
+
+  private:
+    const T *x;
+    const int64_t x_stride, features;
+    MatrixProduct<T> unit;
+};
+
+// Calls work(first_row, rows, first_output, count) for the blocks of the output that this thread of a team does: a fixed
+// share of the first three quarters, then of the rest what the others leave, as cores are not equally fast at all
+// times. `taken` counts the blocks of the rest and is 0 at the start.
 template <class Work>
-inline void for_blocks(int64_t rows, int64_t outputs, int64_t thread, int64_t threads, Work work) {
-    const Share share((outputs + BLOCK - 1) / BLOCK, thread, threads);
-    for (int64_t n = 0; n < rows; n += MAX_ROWS)
-        for (int64_t b = share.begin; b < share.end; ++b) {
-            const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
-            work(n, std::min<int64_t>(MAX_ROWS, rows - n), b * BLOCK, count);
-        }
+inline void for_blocks(int64_t rows, int64_t outputs, int64_t thread, int64_t threads, std::atomic<int64_t> &taken,
+                       Work work) {
+    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, fixed = threads == 1 ? blocks : blocks * 3 / 4;
+    const auto block = [&](int64_t b) {
+        const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
+        for (int64_t n = 0; n < rows; n += MAX_ROWS) work(n, std::min<int64_t>(MAX_ROWS, rows - n), b * BLOCK, count);
+    };
+    const Share share(fixed, thread, threads);
+    for (int64_t b = share.begin; b < share.end; ++b) block(b);
+    for (int64_t b; (b = fixed + taken.fetch_add(1, std::memory_order_relaxed)) < blocks;) block(b);
 }
 
 // x [rows][features], weight [outputs][features] -> out [rows][outputs] = x weight^T + bias + residual.
@@ -118,10 +140,11 @@ template <class T, class O> struct Gemv {
     O *out;
     int64_t out_stride, rows, features, outputs;
 
-    void run(int64_t thread, int64_t threads) const {
-        for_blocks(rows, outputs, thread, threads, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
+    void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
+        Multiplier<T> multiplier(x, x_stride, rows, features);
+        for_blocks(rows, outputs, thread, threads, taken, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
             float products[MAX_ROWS * BLOCK];
-            multiply(Task<T>{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count}, products);
+            multiplier(first, n_rows, weight + o * features, count, products);
             const f32x16 shift = bias_of(o, count);
             for (int64_t n = 0; n < n_rows; ++n) {
                 f32x16 y = load16(products + n * BLOCK) + shift;
@@ -146,13 +169,12 @@ template <class T> struct GatedGemv {
     T *out;
     int64_t out_stride, activation, rows, features, intermediate;
 
-    void run(int64_t thread, int64_t threads) const {
-        for_blocks(rows, intermediate, thread, threads, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
+    void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
+        Multiplier<T> multiplier(x, x_stride, rows, features);
+        for_blocks(rows, intermediate, thread, threads, taken, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
             float gates[MAX_ROWS * BLOCK], ups[MAX_ROWS * BLOCK];
-            Task<T> task{x + first * x_stride, x_stride, n_rows, features, weight + o * features, count};
-            multiply(task, gates);
-            task.weight += intermediate * features;
-            multiply(task, ups);
+            multiplier(first, n_rows, weight + o * features, count, gates);
+            multiplier(first, n_rows, weight + (intermediate + o) * features, count, ups);
             for (int64_t n = 0; n < n_rows; ++n) {
                 const f32x16 gate = load16(gates + n * BLOCK);
                 const f32x16 active = activation == 0 ? silu16(gate) : gelu_tanh16(gate);

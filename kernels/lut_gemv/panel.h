@@ -16,19 +16,6 @@ constexpr int PANEL_ROWS = MAX_VECTORS * LANES;
 
 template <class C> constexpr int PAIR = sizeof(float) / sizeof(C);  // inputs that share a 32-bit lane
 
-// Rows become columns: sixteen vectors of sixteen lanes, by four perfect shuffles.
-static inline void transpose16(u32x16 (&x)[LANES]) {
-    const u32x16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
-    for (int round = 0; round < 4; ++round) {
-        u32x16 y[LANES];
-        for (int i = 0; i < LANES / 2; ++i) {
-            y[2 * i] = __builtin_shuffle(x[i], x[i + LANES / 2], low);
-            y[2 * i + 1] = __builtin_shuffle(x[i], x[i + LANES / 2], high);
-        }
-        std::copy_n(y, LANES, x);
-    }
-}
-
 // x [rows][features] as [vector of 16 rows][features / PAIR][width][PAIR], zeros where there is no row or no input.
 // The width is 16, or less for a single vector that is to be read without its empty lanes.
 template <class T> class Panel {
