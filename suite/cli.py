@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     from workloads.schema import DataError
 
     try:
+        _check_environment()
         code = app(args=list(arguments), standalone_mode=False)
     except typer.Exit as exit_:
         return exit_.exit_code
@@ -52,6 +54,16 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         return _usage(error)
     return code if isinstance(code, int) else 0
+
+
+def _check_environment() -> None:
+    if os.environ.get("SUITE_KERNELS"):
+        from kernels import build
+
+        try:
+            build.level()
+        except ValueError as error:
+            raise InputError(f"{error}.") from error
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -98,3 +98,11 @@ def test_other_files_are_refused_in_one_sentence(text: str, code: int, tmp_path:
     file.write_text(text)
     assert run(["import", str(file)]) == code
     assert str(file) in capsys.readouterr().err
+
+
+def test_an_unknown_instruction_set_is_answered_by_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUITE_KERNELS", "avx9")
+    assert run(["list", "methods"]) == 2
+    assert capsys.readouterr().err.startswith("suite: SUITE_KERNELS=avx9 is no instruction set; known: amx, avx512")
