@@ -63,26 +63,10 @@ def flash_decode(
     lse = q.new_empty(rows_count, heads, dtype=torch.float32)
     spans, rows = as_int32(spans), as_int32(rows)
     _, selections, span_count, _ = spans.shape
-    function(
-        *view(q),
-        *view(key_cache),
-        *view(value_cache),
-        spans.data_ptr(),
-        selections,
-        span_count,
-        rows.data_ptr(),
-        None if cos is None else cos.data_ptr(),
-        None if sin is None else sin.data_ptr(),
-        scale,
-        softcap,
-        out.data_ptr(),
-        lse.data_ptr(),
-        rows_count,
-        heads,
-        key_cache.shape[1],
-        head_dim,
-        torch.get_num_threads(),
-    )
+    angles = [None if table is None else table.data_ptr() for table in (cos, sin)]
+    chosen = spans.data_ptr(), selections, span_count, rows.data_ptr(), *angles, scale, softcap
+    sizes = rows_count, heads, key_cache.shape[1], head_dim, torch.get_num_threads()
+    function(*view(q), *view(key_cache), *view(value_cache), *chosen, out.data_ptr(), lse.data_ptr(), *sizes)
     return out, lse
 
 
