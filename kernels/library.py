@@ -6,67 +6,131 @@ functions (`kernels.gemv.gemv`, ...) are the ones to call: the operator's own di
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kernels import flash_decode, flash_prefill, gemv, rms_norm
+from kernels import flash_decode, flash_prefill, gemv, lse_merge, lut_gemv, rms_norm, rope, segment_reduce, w4_gemm
 
 NAMESPACE = "suite"
 
 
-@torch.library.custom_op("suite::gemv", mutates_args=())
+def operator(shapes: Callable[..., Any], mutates: Iterable[str] = ()) -> Callable[[Callable[..., Any]], Any]:
+    """Registers a function as `suite::<its name>`; `shapes` gives empty results from the same arguments."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        name = f"{NAMESPACE}::{function.__name__.lstrip('_')}"
+        op = torch.library.custom_op(name, function, mutates_args=tuple(mutates))
+        op.register_fake(shapes)
+        return op
+
+    return register
+
+
+def _with_lse(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.float32)
+
+
+# ---- linear layers ---------------------------------------------------------------------------------------------------
+
+
+@operator(lambda x, weight, *_: x.new_empty(x.shape[0], weight.shape[0]))
 def _gemv(x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     return gemv.gemv(x, weight, residual, bias=bias)
 
 
-@_gemv.register_fake
-def _(x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
-@torch.library.custom_op("suite::gated_gemv", mutates_args=())
+@operator(lambda x, weight, *_: x.new_empty(x.shape[0], weight.shape[0] // 2))
 def _gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str) -> Tensor:
     return gemv.gated_gemv(x, weight_gate_up, activation)
 
 
-@_gated_gemv.register_fake
-def _(x: Tensor, weight_gate_up: Tensor, activation: str) -> Tensor:
-    return x.new_empty(x.shape[0], weight_gate_up.shape[0] // 2)
+@operator(lambda x, packed, tables, *_: x.new_empty(x.shape[0], tables.shape[0]))
+def _lut_gemv(
+    x: Tensor,
+    packed: Tensor,
+    tables: Tensor,
+    starts: Tensor | None = None,
+    columns: Tensor | None = None,
+    values: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    if starts is None or columns is None or values is None:
+        return lut_gemv.lut_gemv(x, packed, tables, bias=bias)
+    outliers = lut_gemv.Outliers(starts, columns, values)
+    return lut_gemv.lut_gemv(x, packed, tables, outliers, bias=bias)
 
 
-@torch.library.custom_op("suite::rms_norm", mutates_args=())
+@operator(lambda x, packed, scales: x.new_empty(x.shape[0], packed.shape[0]))
+def _w4_gemm(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    return w4_gemm.w4_gemm(x, packed, scales)
+
+
+# ---- around attention ------------------------------------------------------------------------------------------------
+
+
+@operator(lambda x, *_: x.new_empty(x.shape))
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return rms_norm.rms_norm(x, weight, eps)
 
 
-@_rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
+@operator(lambda x, *_: x.new_empty(x.shape), mutates=("residual",))
+def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, steering: Tensor | None = None) -> Tensor:
+    return rms_norm.rms_norm(x, weight, eps, residual, steering=steering)
 
 
-@torch.library.custom_op("suite::flash_decode", mutates_args=())
+@operator(lambda *_: None, mutates=("q", "k", "key_cache", "value_cache"))
+def _rotate_and_append(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    rows: Tensor,
+    slots: Tensor,
+) -> None:
+    rope.rotate_and_append(q, k, v, cos, sin, positions, key_cache, value_cache, rows, slots)
+
+
+@operator(lambda *_: None, mutates=("key_cache",))
+def _rope_shift(key_cache: Tensor, cos: Tensor, sin: Tensor, deltas: Tensor, rows: Tensor, slots: Tensor) -> None:
+    rope.shift(key_cache, cos, sin, deltas, rows, slots)
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+@operator(_with_lse)
 def _flash_decode(
     q: Tensor, key_cache: Tensor, value_cache: Tensor, spans: Tensor, rows: Tensor, scale: float, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     return flash_decode.flash_decode(q, key_cache, value_cache, spans, rows, scale=scale, softcap=softcap)
 
 
-@_flash_decode.register_fake
-def _(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, spans: Tensor, rows: Tensor, scale: float, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
-
-
-@torch.library.custom_op("suite::flash_prefill", mutates_args=())
+@operator(_with_lse)
 def _flash_prefill(
     q: Tensor, key_cache: Tensor, value_cache: Tensor, starts: Tensor, counts: Tensor, scale: float, window: int = 0
 ) -> tuple[Tensor, Tensor]:
     return flash_prefill.flash_prefill(q, key_cache, value_cache, starts, counts, scale=scale, window=window or None)
 
 
-@_flash_prefill.register_fake
-def _(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, starts: Tensor, counts: Tensor, scale: float, window: int = 0
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+@operator(lambda outs, lses: (outs.new_empty(outs.shape[1:]), lses.new_empty(lses.shape[1:])))
+def _lse_merge(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
+    return lse_merge.lse_merge(outs, lses)
+
+
+# ---- selection -------------------------------------------------------------------------------------------------------
+
+
+@operator(lambda x, offsets, kind: x.new_empty(*x.shape[:-2], len(offsets) - 1, x.shape[-1], dtype=torch.float32))
+def _segment_sum(x: Tensor, offsets: Tensor, kind: str) -> Tensor:
+    return segment_reduce.segment_sum(x, offsets, kind)
+
+
+@operator(lambda q, keys, offsets, *_: q.new_empty(*q.shape[:2], len(offsets) - 1, dtype=torch.float32))
+def _segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float) -> Tensor:
+    return segment_reduce.segment_mass(q, keys, offsets, positions, scale=scale)

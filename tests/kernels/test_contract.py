@@ -30,6 +30,8 @@ def prepared(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Tria
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_agrees_with_fp64_reference(case: Case, dtype: torch.dtype, backend: str) -> None:
+    if backend == "amx" and dtype is torch.float32:
+        pytest.skip("the matrix unit multiplies bf16; fp32 is as with avx512")
     trial, expected = prepared(case, dtype, torch.get_default_device())
     assert complaints(trial.run(), expected, dtype, LIMITS[dtype]) == []
 

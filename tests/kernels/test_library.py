@@ -11,7 +11,9 @@ from kernels import counting
 from kernels.flash_decode import dense_spans
 from kernels.gemv import gated_gemv, gemv
 from kernels.gemv.cost import gemv_cost
+from kernels.lut_gemv.packing import pack as pack_lut
 from kernels.rms_norm import rms_norm
+from kernels.w4_gemm import pack as pack_w4
 from suite.harness.counting import DispatchCounter, Tally
 
 ops = torch.ops.suite
@@ -20,11 +22,20 @@ ops = torch.ops.suite
 def samples() -> dict[str, tuple[object, ...]]:
     x, weight = torch.randn(2, 24), torch.randn(40, 24)
     cache, ints = torch.randn(2, 2, 9, 16), torch.tensor([0, 1], dtype=torch.int32)
-    q = torch.randn(2, 4, 16)
+    q, k, table = torch.randn(2, 4, 16), torch.randn(2, 2, 16), torch.randn(3, 8)
+    offsets = torch.tensor([0, 4, 9], dtype=torch.int32)
     return {
         "gemv": (x, weight, torch.randn(2, 40), None),
         "gated_gemv": (x, weight, "silu"),
         "rms_norm": (x, torch.ones(24), 1e-5),
+        "add_rms_norm": (x, torch.randn(2, 24), torch.ones(24), 1e-5, torch.randn(24)),
+        "rotate_and_append": (q, k, k.clone(), table, table, ints, cache, cache.clone(), ints, ints),
+        "rope_shift": (cache, table, table, -ints, ints, ints),
+        "lut_gemv": (x, pack_lut(torch.randint(0, 16, (40, 24)), 4), torch.randn(40, 16)),
+        "w4_gemm": (x, pack_w4(torch.randint(-8, 8, (40, 24))), torch.ones(40, 1).half()),
+        "lse_merge": (torch.randn(3, 2, 4, 16), torch.randn(3, 2, 4)),
+        "segment_sum": (torch.randn(9, 16), offsets, "mean"),
+        "segment_mass": (q, cache[0], offsets, ints, 0.25),
         "flash_decode": (q, cache, cache, dense_spans([9, 5]), ints, 0.25),
         "flash_prefill": (q[:, None], cache, cache, ints, ints, 0.25, 3),
     }
@@ -37,7 +48,8 @@ def test_schema_and_shapes_are_right(name: str) -> None:
 
 def test_compiled_code_keeps_the_kernels() -> None:
     def layer(x: Tensor, weight: Tensor) -> Tensor:
-        return ops.gated_gemv(ops.rms_norm(x, torch.ones(24), 1e-5), weight, "silu") * 2
+        gated: Tensor = ops.gated_gemv(ops.rms_norm(x, torch.ones(24), 1e-5), weight, "silu")
+        return gated * 2
 
     x, weight = torch.randn(2, 24), torch.randn(40, 24)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
