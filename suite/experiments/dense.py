@@ -1,9 +1,10 @@
-"""The baseline's own claim: dense decoding here is no straw man. It is raced against `transformers`."""
+"""The baseline's own claims: dense inference here is no straw man. It is raced against `transformers`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,67 +17,98 @@ from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
 from suite.methods.attention.dense import Dense
+from suite.methods.base import Claim
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 from suite.models.loaders.pinned import ensure
 from workloads.schema import Request
 
 PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 1024, 48, 6
+LONG_PROMPT = 4096
 RIVALS = {"transformers fp32": torch.float32, "transformers bf16": torch.bfloat16}
+NATIVE = "native bf16"
+
+Stamps = list[int]
+"""When generation started and when each token was known, in ns."""
+Generate = Callable[[list[int], int], Stamps]
+"""Continues a prompt greedily by a number of tokens."""
+Times = dict[str, dict[tuple[str, int], float]]
+"""Milliseconds by engine and round."""
 
 
 class DenseExperiment(Experiment):
-    """Decode at batch 1 after 1K tokens, interleaved with `transformers` in both dtypes; its better one counts."""
+    """Batch 1, interleaved with `transformers` in both dtypes, whose better one counts: decode, then a long prompt."""
 
     slug: ClassVar[str] = "dense"
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
         model = load_model("smollm2-135m", "bf16")
-        ids = prompt_ids(model)
-        rivals = {name: load_rival(ensure(), dtype) for name, dtype in RIVALS.items()}
-        times: dict[str, dict[tuple[str, int], float]] = {name: {} for name in ("native bf16", *rivals)}
-        for turn in range(ROUNDS + 1):
-            bench.tick(f"round {turn} of {ROUNDS}")
-            taken = {"native bf16": native_step_ms(model, ids), **{n: rival_step_ms(r, ids) for n, r in rivals.items()}}
-            if turn:  # the first round warms up
-                for name, value in taken.items():
-                    times[name][("step", turn)] = value
-        yield self._finding(bench, times)
+        engines: dict[str, Generate] = {NATIVE: partial(generate, model)}
+        engines |= {name: partial(generate_rival, load_rival(ensure(), dtype)) for name, dtype in RIVALS.items()}
+        decode, prompt = Dense.card.claims
+        ids = prompt_ids(model, PROMPT_TOKENS)
+        steps = race(bench, "decode", engines, lambda engine: step_ms(engine(ids, NEW_TOKENS)))
+        yield self._finding(bench, decode, steps, f"{PROMPT_TOKENS} tokens of context; ms a token")
+        ids = prompt_ids(model, LONG_PROMPT)
+        firsts = race(bench, "prefill", engines, lambda engine: first_token_ms(engine(ids, 1)))
+        yield self._finding(bench, prompt, firsts, f"a prompt of {LONG_PROMPT} tokens; ms to the first token")
 
-    def _finding(self, bench: Workbench, times: dict[str, dict[tuple[str, int], float]]) -> Finding:
+    def _finding(self, bench: Workbench, claim: Claim, times: Times, what: str) -> Finding:
         ratios: dict[str, Estimate] = {}
         for name in RIVALS:
-            ratio = paired_ratio(times[name], times["native bf16"])
+            ratio = paired_ratio(times[name], times[NATIVE])
             if ratio is not None:
                 ratios[name] = ratio
         best = min(ratios, key=lambda name: ratios[name].value)
-        per_second = {name: 1e3 / (median(list(values.values())) or 1.0) for name, values in times.items()}
-        speeds = ", ".join(f"{name} {value:.0f}" for name, value in per_second.items())
-        conditions = (
-            f"smollm2-135m, batch 1, {PROMPT_TOKENS} tokens of context, {bench.threads} threads, interleaved; "
-            f"tokens/s: {speeds}"
-        )
-        details: dict[str, Any] = {"step_ms": {name: list(values.values()) for name, values in times.items()}}
-        return self.finding(Dense.card.claims[0], ratios[best], conditions, details=details)
+        speeds = ", ".join(f"{name} {median(list(values.values())) or 0.0:.4g}" for name, values in times.items())
+        conditions = f"smollm2-135m, batch 1, {bench.threads} threads, interleaved, {what}: {speeds}"
+        details: dict[str, Any] = {"ms": {name: list(values.values()) for name, values in times.items()}}
+        return self.finding(claim, ratios[best], conditions, details=details)
 
 
-def prompt_ids(model: LanguageModel) -> list[int]:
-    """Some thousand characters of plain words, cut to the prompt's length."""
-    words = " ".join(f"The {i}th sentence of this text says that number {i * 37 % 101} comes next." for i in range(200))
-    return model.tokenizer.encode(words)[:PROMPT_TOKENS]
+def race(bench: Workbench, what: str, engines: dict[str, Generate], measure: Callable[[Generate], float]) -> Times:
+    """Every engine in turn, round by round; the first round warms up and does not count."""
+    times: Times = {name: {} for name in engines}
+    for turn in range(ROUNDS + 1):
+        bench.tick(f"{what}, round {turn} of {ROUNDS}")
+        for name, engine in engines.items():
+            taken = measure(engine)
+            if turn:
+                times[name][what, turn] = taken
+    return times
 
 
-def native_step_ms(model: LanguageModel, ids: list[int]) -> float:
-    """Mean time per decoded token of the suite's dense path, first token excluded."""
-    target = model.tokenizer.decode(ids[:NEW_TOKENS])
-    request = Request(
-        id="r", task="t", prompt=model.tokenizer.decode(ids), metric="none", max_new_tokens=1, target=target
+def step_ms(stamps: Stamps) -> float:
+    """Mean time per decoded token, first token excluded."""
+    tokens = stamps[1:]
+    return (tokens[-1] - tokens[0]) / (len(tokens) - 1) / 1e6
+
+
+def first_token_ms(stamps: Stamps) -> float:
+    """Time from the tokenised prompt to the first token."""
+    return (stamps[1] - stamps[0]) / 1e6
+
+
+def prompt_ids(model: LanguageModel, count: int = PROMPT_TOKENS) -> list[int]:
+    """Plain words, cut to `count` tokens."""
+    words = " ".join(
+        f"The {i}th sentence of this text says that number {i * 37 % 101} comes next." for i in range(count)
     )
+    return model.tokenizer.encode(words)[:count]
+
+
+def generate(model: LanguageModel, ids: list[int], count: int) -> Stamps:
+    """The suite's dense path."""
+    text = model.tokenizer.decode
+    request = Request(
+        id="r", task="t", prompt=text(ids), metric="none", max_new_tokens=1, target=text(ids[:count])
+    )  # fmt: skip
+    meter = RequestMeter()
     with quiet_heap():
-        completion = Contender(Dense(), Dense.Config(), model).complete([request], RequestMeter())[0]
-    stamps = completion.token_ns
-    return (stamps[-1] - stamps[0]) / (len(stamps) - 1) / 1e6
+        Contender(Dense(), Dense.Config(), model).complete([request], meter)
+    start, tokens = meter.times("r")
+    return [start, *tokens]
 
 
 def load_rival(folder: Path, dtype: torch.dtype) -> Any:
@@ -86,7 +118,7 @@ def load_rival(folder: Path, dtype: torch.dtype) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-class Stamps:
+class Clock:
     """A streamer that only looks at the clock; `generate` hands it the prompt first, then every token."""
 
     def __init__(self) -> None:
@@ -99,14 +131,13 @@ class Stamps:
         """Nothing is buffered."""
 
 
-def rival_step_ms(model: Any, ids: list[int]) -> float:
-    """Mean time per decoded token of `generate`, greedy, first token excluded."""
-    stamps = Stamps()
-    prompt = torch.tensor([ids])
+def generate_rival(model: Any, ids: list[int], count: int) -> Stamps:
+    """`generate` of `transformers`, greedy."""
+    clock, prompt = Clock(), torch.tensor([ids])
     with quiet_heap(), torch.inference_mode():
+        start = time.perf_counter_ns()
         model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), streamer=stamps, do_sample=False,
-            min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, pad_token_id=0,
+            prompt, attention_mask=torch.ones_like(prompt), streamer=clock, do_sample=False,
+            min_new_tokens=count, max_new_tokens=count, pad_token_id=0,
         )  # fmt: skip
-    tokens = stamps.ns[1:]
-    return (tokens[-1] - tokens[0]) / (len(tokens) - 1) / 1e6
+    return [start, *clock.ns[1:]]
