@@ -31,9 +31,30 @@ inline void transpose_heads(const f32x16 (&rows)[4], f32x16 (&products)[4]) {
     products[3] = SHUFFLE(low23, high23, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
+// The rows of the block after this one, asked for a few at a time: more at once than the memory has in work would stall
+// everything behind them, and between two bursts it would idle.
+struct Coming {
+    const Block *block;
+    const bf16 *keys, *values;
+    int64_t dim;
+    int tile = 0, row = 0;
+
+    void ask(int rows) {
+        for (; rows > 0 && tile < block->size; --rows) {
+            const int64_t first = block->tiles[tile].token[row] * dim;
+            for (int64_t d = 0; d < dim; d += AMX_DEPTH) {
+                __builtin_prefetch(keys + first + d);
+                __builtin_prefetch(values + first + d);
+            }
+            if (++row == block->tiles[tile].count) ++tile, row = 0;
+        }
+    }
+};
+
 class MatrixWorker : Heads<bf16> {
-    static constexpr int DEPTH = AMX_DEPTH, TOKENS = Block::TOKENS, RING = 4, MOST_HEADS = 16;
-    static constexpr int AHEAD = 2;  // tiles: the memory is then never without a request
+    static constexpr int DEPTH = AMX_DEPTH, RING = 3, MOST_HEADS = 16;
+    static constexpr int BLOCK_TILES = 2, STEP = BLOCK_TILES * LANES;  // tokens of one product with the values
+    static constexpr int FEW_ROWS = 3;     // asked for at a time
 
   public:
     static bool serves(const Problem<bf16> &problem) {
@@ -42,9 +63,9 @@ class MatrixWorker : Heads<bf16> {
 
     explicit MatrixWorker(const Problem<bf16> &problem)
         : Heads<bf16>(problem), columns(heads <= 4 ? 4 : MOST_HEADS), unit(true, shapes(heads, columns)),
-          packed_queries(buffer<bf16x2>(dim / 2 * columns)), products(buffer<float>(2 * TOKENS * columns)),
-          packed_weights(buffer<bf16>(heads * TOKENS)), packed_values(buffer<bf16x2>(3 * TOKENS / 2 * dim)),
-          gathered(buffer<bf16>(2 * TOKENS * dim)) {
+          packed_queries(buffer<bf16x2>(dim / 2 * columns)), products(buffer<float>(2 * STEP * columns)),
+          packed_weights(buffer<bf16>(heads * STEP)), packed_values(buffer<bf16x2>(3 * STEP / 2 * dim)),
+          gathered(buffer<bf16>(2 * STEP * dim)) {
         std::fill_n(packed_queries.get(), dim / 2 * columns, bf16x2{});
     }
 
@@ -54,7 +75,7 @@ class MatrixWorker : Heads<bf16> {
         pack_queries();
         const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
         const bf16 *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
-        Cursor cursor(problem.spans_of(item), begin, end, Block::MOST_TILES, problem.cos != nullptr);
+        Cursor cursor(problem.spans_of(item), begin, end, BLOCK_TILES, problem.cos != nullptr);
         Block blocks[RING];
         cursor.next(blocks[0]);
         gather_keys(keys, blocks[0], 0);
@@ -62,20 +83,23 @@ class MatrixWorker : Heads<bf16> {
             Block &block = blocks[turn % RING], &after = blocks[(turn + 1) % RING];
             if (block.size) {
                 cursor.next(after);
+                coming = {&after, keys, values, dim};
                 for (int i = 0; i < block.size; ++i) {
-                    const int coming = i + AHEAD;
-                    ask_for(keys, values, coming < block.size ? block.tiles[coming] : after.tiles[coming - block.size]);
                     multiply_keys(item, keys, block.tiles[i], i, turn);
+                    coming.ask(FEW_ROWS);
                     interleave(values, block.tiles[i], i, turn);
+                    coming.ask(FEW_ROWS);
                 }
-                clear_odd_tile(block, turn);
-                gather_keys(keys, after, turn + 1);
+                if (block.size < BLOCK_TILES) clear_second_tile(turn);
             } else after.size = 0;
-            if (turn >= 2) multiply_values(blocks[(turn - 2) % RING], turn - 2, state);
-            if (turn == 0) continue;
-            const Block &before = blocks[(turn - 1) % RING];
-            if (before.size == 0) break;
-            weigh(before, turn - 1, state);
+            if (turn >= 2) multiply_values(turn - 2, state);
+            if (turn >= 1) {
+                const Block &before = blocks[(turn - 1) % RING];
+                if (before.size == 0) break;
+                weigh(before, turn - 1, state);
+            }
+            coming.ask(after.size * LANES);
+            gather_keys(keys, after, turn + 1);
         }
     }
 
@@ -109,15 +133,10 @@ class MatrixWorker : Heads<bf16> {
     }
 
     bf16 *gathered_tile(int i, int64_t turn) const {
-        return gathered.get() + ((turn % 2) * Block::MOST_TILES + i) * LANES * dim;
+        return gathered.get() + ((turn % 2) * BLOCK_TILES + i) * LANES * dim;
     }
-    float *products_of(int64_t turn) const { return products.get() + (turn % 2) * TOKENS * columns; }
-    bf16x2 *values_of(int64_t turn) const { return packed_values.get() + (turn % 3) * (TOKENS / 2) * dim; }
-
-    void ask_for(const bf16 *keys, const bf16 *values, const Tile &tile) const {
-        prefetch(keys, dim, tile);
-        prefetch(values, dim, tile);
-    }
+    float *products_of(int64_t turn) const { return products.get() + (turn % 2) * STEP * columns; }
+    bf16x2 *values_of(int64_t turn) const { return packed_values.get() + (turn % 3) * (STEP / 2) * dim; }
 
     // Products of all heads with tile i of a block, [token][columns].
     void multiply_keys(int64_t item, const bf16 *keys, const Tile &tile, int i, int64_t turn) {
@@ -151,9 +170,8 @@ class MatrixWorker : Heads<bf16> {
         }
     }
 
-    // Values are multiplied two tiles at a time.
-    void clear_odd_tile(const Block &block, int64_t turn) const {
-        if (block.size % 2) std::fill_n(values_of(turn) + block.size * (LANES / 2) * dim, LANES / 2 * dim, bf16x2{});
+    void clear_second_tile(int64_t turn) const {
+        std::fill_n(values_of(turn) + LANES / 2 * dim, LANES / 2 * dim, bf16x2{});
     }
 
     static u32x16 bits(const bf16 *p) {
@@ -162,24 +180,22 @@ class MatrixWorker : Heads<bf16> {
         return x;
     }
 
-    // Products to the weights of the softmax, [heads][TOKENS] in bf16.
+    // Products to the weights of the softmax, [heads][STEP] in bf16, zeros where there is no second tile.
     void weigh(const Block &block, int64_t turn, State &state) {
         for (int i = 0; i < block.size; ++i) to_logits(products_of(turn) + i * LANES * columns, i, block.tiles[i].count);
         for (int64_t h = 0; h < heads; ++h) {
             softmax(h, block, state);
-            float *w = &weights[h * TOKENS];
-            bf16 *to = packed_weights.get() + h * TOKENS;
-            if (block.size % 2) std::fill_n(w + block.size * LANES, LANES, 0.f);  // fills up the last step
-            for (int t = 0; t < block.size * LANES; t += DEPTH) {
-                const auto both = _mm512_cvtne2ps_pbh((__m512)load16(w + t + LANES), (__m512)load16(w + t));
-                std::memcpy(to + t, &both, sizeof both);
-            }
+            coming.ask(FEW_ROWS);
+            const float *w = &weights[h * Block::TOKENS];
+            const f32x16 second = block.size == BLOCK_TILES ? load16(w + LANES) : f32x16{};
+            const auto both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)load16(w));
+            std::memcpy(packed_weights.get() + h * STEP, &both, sizeof both);
         }
     }
 
     void to_logits(const float *rows, int tile, int count) {
         const auto keep = [&](int64_t h, f32x16 product) {
-            if (h < heads) store16(&weights[h * TOKENS + tile * LANES], logit(product, count));
+            if (h < heads) store16(&weights[h * Block::TOKENS + tile * LANES], logit(product, count));
         };
         if (columns == 4) {
             const f32x16 four[4] = {load16(rows), load16(rows + 16), load16(rows + 32), load16(rows + 48)};
@@ -195,21 +211,20 @@ class MatrixWorker : Heads<bf16> {
     }
 
     // Adds the weighted values of a block to the output of all heads.
-    void multiply_values(const Block &block, int64_t turn, State &state) const {
+    void multiply_values(int64_t turn, State &state) {
         asm volatile("" ::: "memory");
         const int64_t line = dim * sizeof(float);
+        const bf16x2 *pairs = values_of(turn);
+        _tile_loadd(3, packed_weights.get(), STEP * sizeof(bf16));
         for (int64_t d = 0; d < dim; d += DEPTH) {
+            coming.ask(FEW_ROWS);
             float *output = state.output + d;
             _tile_loadd(5, output, line);
             _tile_loadd(6, output + LANES, line);
-            for (int t = 0; t < block.size * LANES; t += DEPTH) {
-                const bf16x2 *pairs = values_of(turn) + t / 2 * dim + d;
-                _tile_loadd(3, packed_weights.get() + t, TOKENS * sizeof(bf16));
-                _tile_loadd(4, pairs, dim * sizeof(bf16x2));
-                _tile_dpbf16ps(5, 3, 4);
-                _tile_loadd(4, pairs + LANES, dim * sizeof(bf16x2));
-                _tile_dpbf16ps(6, 3, 4);
-            }
+            _tile_loadd(4, pairs + d, dim * sizeof(bf16x2));
+            _tile_dpbf16ps(5, 3, 4);
+            _tile_loadd(4, pairs + d + LANES, dim * sizeof(bf16x2));
+            _tile_dpbf16ps(6, 3, 4);
             _tile_stored(5, output, line);
             _tile_stored(6, output + LANES, line);
         }
@@ -223,6 +238,7 @@ class MatrixWorker : Heads<bf16> {
     Buffer<bf16> packed_weights;
     Buffer<bf16x2> packed_values;
     Buffer<bf16> gathered;
+    Coming coming{};
 };
 
 #endif
