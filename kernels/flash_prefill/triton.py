@@ -17,13 +17,14 @@ FAR = 1 << 30
 
 
 @jit
-def attend_tile(
+def attend_tokens(
     query: tl.tensor,
     key_base: tl.tensor,
     value_base: tl.tensor,
-    tile: tl.tensor,
-    stop: tl.tensor,
+    t: tl.tensor,
     position: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
     window: tl.tensor,
     scale: tl.tensor,
     softcap: tl.tensor,
@@ -33,23 +34,49 @@ def attend_tile(
     SOFTCAP: tl.constexpr,
     WIDTH: tl.constexpr,
     DIM: tl.constexpr,
-    BLOCK_K: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """One online-softmax step over keys [tile, tile + BLOCK_K); logits are in units of log2."""
-    t, d = tile + tl.arange(0, BLOCK_K), tl.arange(0, DIM)
-    valid = (t < stop)[:, None] & (d < WIDTH)[None, :]
-    k = tl.load(key_base + t[:, None] * WIDTH + d[None, :], valid, 0.0)
-    v = tl.load(value_base + t[:, None] * WIDTH + d[None, :], valid, 0.0)
-    logit = dot(query, tl.trans(k), tl.zeros((query.shape[0], BLOCK_K), tl.float32)) * scale
+    """One online-softmax step over the tokens t [K] for queries at `position` [Q], between `first` and `last`.
+
+    Tokens that no query sees, and negative ones, are not read. Logits are in units of log2.
+    """
+    d = tl.arange(0, DIM)
+    some = (t >= 0) & (t <= last) & (t > first - window)
+    valid = some[:, None] & (d < WIDTH)[None, :]
+    where = t.to(tl.int64)[:, None] * WIDTH + d[None, :]
+    k, v = tl.load(key_base + where, valid, 0.0), tl.load(value_base + where, valid, 0.0)
+    logit = dot(query, tl.trans(k), tl.zeros((query.shape[0], t.shape[0]), tl.float32)) * scale
     if SOFTCAP:
         logit = softcap * (2 * tl.sigmoid(2 * logit / softcap) - 1)
-    seen = (t[None, :] <= position[:, None]) & (t[None, :] > position[:, None] - window) & (t < stop)[None, :]
+    seen = (t[None, :] <= position[:, None]) & (t[None, :] > position[:, None] - window) & some[None, :]
     logit = tl.where(seen, logit * 1.4426950408889634, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(logit, 1))
     level = tl.maximum(new_peak, -3.0e38)  # finite, so that a row that has seen nothing keeps sums of 0
     shrink, p = tl.exp2(peak - level), tl.exp2(logit - level[:, None]).to(v.dtype)
     sums = dot(p, v, sums * shrink[:, None])
     return sums, new_peak, weight * shrink + tl.sum(p.to(tl.float32), 1)
+
+
+@jit
+def store_rows(
+    out: tl.tensor,
+    lse: tl.tensor,
+    where: tl.tensor,
+    some: tl.tensor,
+    inside: tl.tensor,
+    sums: tl.tensor,
+    peak: tl.tensor,
+    weight: tl.tensor,
+    WIDTH: tl.constexpr,
+    DIM: tl.constexpr,
+) -> None:
+    """Normalises the sums of rows `where` [Q] of `out` [.., WIDTH] that are `inside`; 0 and -inf for all but `some`."""
+    d = tl.arange(0, DIM)
+    divisor = tl.where(some, weight, 1.0)
+    y = tl.where(some[:, None], sums / divisor[:, None], 0.0)
+    tl.store(
+        out + where[:, None] * WIDTH + d[None, :], y.to(out.dtype.element_ty), inside[:, None] & (d < WIDTH)[None, :]
+    )
+    tl.store(lse + where, tl.where(some, (peak + tl.log2(divisor)) * 0.6931471805599453, float("-inf")), inside)
 
 
 @jit
@@ -97,21 +124,13 @@ def flash_prefill_kernel(
     peak = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     weight = tl.zeros((BLOCK_Q,), tl.float32)
     for tile in range(oldest, tl.where(first < count, stop, 0), BLOCK_K):
-        sums, peak, weight = attend_tile(
-            query, key_base, value_base, tile, stop, start + i, window, scale, softcap, sums, peak, weight,
-            SOFTCAP, WIDTH, DIM, BLOCK_K,
+        sums, peak, weight = attend_tokens(
+            query, key_base, value_base, tile + tl.arange(0, BLOCK_K), start + i, start + first, stop - 1, window,
+            scale, softcap, sums, peak, weight, SOFTCAP, WIDTH, DIM,
         )  # fmt: skip
     some = (weight > 0) & (i < count)
-    divisor = tl.where(some, weight, 1.0)
-    y = tl.where(some[:, None], sums / divisor[:, None], 0.0)
     where = (batch * width + i) * heads + head
-    tl.store(
-        out + where[:, None] * WIDTH + d[None, :],
-        y.to(out.dtype.element_ty),
-        (i < width)[:, None] & (d < WIDTH)[None, :],
-    )
-    total = tl.where(some, (peak + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
-    tl.store(lse + where, total, i < width)
+    store_rows(out, lse, where, some, i < width, sums, peak, weight, WIDTH, DIM)
 
 
 def block_keys(dim: int) -> int:
