@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.statistics import ratio_of_means
+from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
@@ -47,8 +48,10 @@ PASSKEYS, PASSKEY_TOKENS = 10, 2048
 class RandomChunks(LongHeads):
     """The control: as many chunks per head, drawn at random."""
 
-    def _scores(self, q: Tensor, reps: Tensor) -> Tensor:
-        return torch.rand(q.shape[0], q.shape[1], reps.shape[1], generator=self._random)
+    def _best(self, q: Tensor, reps: Tensor, last: Tensor, selections: int) -> Tensor:
+        scores = torch.rand(len(q) * selections, reps.shape[1], generator=self._random)
+        best = top(scores, self._chosen, last.repeat_interleave(selections), first=1)
+        return best.view(len(q), selections, self._chosen)
 
     _random = torch.Generator().manual_seed(0)
 

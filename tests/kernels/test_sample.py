@@ -88,7 +88,7 @@ def test_an_empty_row_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30, 3e38])
-@pytest.mark.parametrize("temperature", [1e-38, 1.0])
+@pytest.mark.parametrize("temperature", [1e-40, 1e-38, 1.0])
 def test_nothing_overflows(size: float, temperature: float) -> None:
     logits = torch.tensor([[-size, size, size, 0.0]])
     found = statistics(logits, k=2)
@@ -108,6 +108,14 @@ def test_ties_go_to_the_lower_id(rows: int, temperature: float) -> None:
     tokens = sample(logits, torch.full((rows,), 0.99), temperature=temperature, top_k=1)
     assert tokens.tolist() == [17] * rows
     assert sample(logits, torch.full((rows,), 0.99), temperature=temperature, top_p=1e-5).tolist() == [17] * rows
+
+
+@pytest.mark.parametrize("token", [0, 15, 1023, 1024, 2047, 2999])
+def test_temperature_0_takes_the_largest_wherever_it_is(token: int) -> None:
+    logits = torch.randn(2, 3000)
+    logits[:, token] = 9.0
+    assert sample(logits, torch.tensor([0.0, 0.999]), temperature=0).tolist() == [token, token]
+    assert sample(logits, torch.tensor([0.0, 0.999]), top_k=1).tolist() == [token, token]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

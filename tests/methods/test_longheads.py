@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.counting import counting
-from suite.methods.attention.base import count_read, top_indices
+from suite.methods.attention.base import count_read
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
 from suite.models.attention import DenseAttention, Step
 from suite.models.config import ModelConfig
@@ -193,11 +193,6 @@ def test_attention_flops_grow_linearly_and_nothing_has_the_size_of_a_dense_map()
     long, elements = measure(1024)
     assert 2.0 <= long / short < 2.3  # the first A tokens are dense and not counted here
     assert elements < 1024 * 1024 / 2
-
-
-def test_ties_go_to_the_lower_index():
-    assert top_indices(torch.tensor([[1.0, 1.0, 1.0, 0.5, 1.0]]), 3).tolist() == [[0, 1, 2]]
-    assert top_indices(torch.tensor([[-1.0, -2.0, -1.0, float("-inf"), 0.0, -0.5]]), 3).tolist() == [[0, 4, 5]]
 
 
 def test_per_kv_head_selection_reads_one_list_per_group():

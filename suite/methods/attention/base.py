@@ -295,17 +295,6 @@ def stack(selections: Sequence[Selection], config: ModelConfig) -> Selection:
     return Selection(torch.cat(rows), sum(s.index_bytes for s in selections), sum(s.copy_bytes for s in selections))
 
 
-def top_indices(scores: Tensor, k: int) -> Tensor:
-    """The k best of scores [..., C] in ascending index order, [..., k]; equal scores go to the lower index.
-
-    fp32 bits order like integers once negative ones are mirrored; the index in the low half breaks ties.
-    """
-    bits = scores.float().contiguous().view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    keys = (ordered.long() << 32) - torch.arange(scores.shape[-1])
-    return keys.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
-
-
 def grow(reps: Tensor, chunks: int) -> Tensor:
     """A method's index [H, capacity, D] with room for `chunks` entries: the same storage, or one twice as large."""
     capacity = reps.shape[1]

@@ -10,8 +10,8 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import gemv
-from suite.methods.attention.base import AttentionMethod, Selection, grow, top_indices
+from kernels.select_top import select_top
+from suite.methods.attention.base import AttentionMethod, Selection, grow
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
@@ -120,22 +120,19 @@ class LongHeads(AttentionMethod):
         """Rows q [T, H, D], not rotated, having seen `seen` [T] tokens each (their own included)."""
         w, chunks = self._config.chunk, step.stops[row] // self._config.chunk
         reps = self._index[layer][row].reps[:, :chunks]
-        scores = self._scores(q, reps)
-        if self._config.selection == "per_kv_head":
-            scores = scores.view(len(q), -1, self._model.group, chunks).sum(dim=2)
-        mask, template = step.shared(
+        selections = self._model.kv_heads if self._config.selection == "per_kv_head" else self._model.heads
+        last, template = step.shared(
             f"longheads/{row}",
-            lambda: (forbidden(seen // w, chunks), slot_template(seen, w, self._chosen, scores.shape[1], own=own)),
+            lambda: (seen // w - 1, slot_template(seen, w, self._chosen, selections, own=own)),
         )
-        best = top_indices(scores.masked_fill_(mask, float("-inf")), self._chosen)
-        return Selection(fill_slots(template, best, w), index_bytes=reps.numel() * reps.element_size())
+        return Selection(
+            fill_slots(template, self._best(q, reps, last, selections), w),
+            index_bytes=reps.numel() * reps.element_size(),
+        )
 
-    def _scores(self, q: Tensor, reps: Tensor) -> Tensor:
-        """score_i = q . c_i in fp32, [T, H, chunks] from q [T, H, D] and representations [H, chunks, D]."""
-        if len(q) > 1:
-            return torch.einsum("thd,hcd->thc", q.float(), reps.float())
-        rows = [gemv.gemv(q[:, head], reps[head], out_dtype=torch.float32) for head in range(reps.shape[0])]
-        return torch.stack(rows, dim=1)
+    def _best(self, q: Tensor, reps: Tensor, last: Tensor, selections: int) -> Tensor:
+        """The chunks [T, S, k] that rows q [T, H, D] read besides the first and the last full ones, ascending."""
+        return select_top(q, reps, self._chosen, last, first=1, selections=selections)
 
     def index_bytes(self) -> int:
         tensors = [t for layer in self._index for index in layer for t in (index.reps, index.pending)]
@@ -162,12 +159,6 @@ def represent(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     inside = functional.scaled_dot_product_attention(q, keys, values, scale=scale, enable_gqa=True)
     summary = inside.mean(dim=2, keepdim=True)
     return functional.scaled_dot_product_attention(summary, keys, keys, scale=scale, enable_gqa=True)[:, :, 0]
-
-
-def forbidden(full: Tensor, chunks: int) -> Tensor:
-    """Chunks that rows with `full` [T] full chunks may not choose: the first, and from the last on, [T, 1, chunks]."""
-    index = torch.arange(chunks)
-    return ((index < 1) | (index > full[:, None] - 2))[:, None]
 
 
 def slot_template(seen: Tensor, chunk: int, k: int, S: int, *, own: bool) -> Tensor:
