@@ -52,21 +52,24 @@ struct Coming {
 };
 
 class MatrixWorker : Heads<bf16> {
-    static constexpr int DEPTH = AMX_DEPTH, RING = 3, MOST_HEADS = 16;
+    static constexpr int DEPTH = AMX_DEPTH, RING = 3;
+    static constexpr int SET = 16;  // heads that are worked on together, at most
     static constexpr int BLOCK_TILES = 2, STEP = BLOCK_TILES * LANES;  // tokens of one product with the values
     static constexpr int FEW_ROWS = 3;     // asked for at a time
 
   public:
     static bool serves(const Problem<bf16> &problem) {
-        return has_matrix_unit() && problem.dim % DEPTH == 0 && problem.group_heads() <= MOST_HEADS;
+        const int64_t heads = problem.group_heads();
+        return has_matrix_unit() && problem.dim % DEPTH == 0 && (heads <= SET || heads % SET == 0);
     }
 
     explicit MatrixWorker(const Problem<bf16> &problem)
-        : Heads<bf16>(problem), columns(heads <= 4 ? 4 : MOST_HEADS), unit(true, shapes(heads, columns)),
-          packed_queries(buffer<bf16x2>(dim / 2 * columns)), products(buffer<float>(2 * STEP * columns)),
+        : Heads<bf16>(problem), sets((heads + SET - 1) / SET), columns(heads <= 4 ? 4 : SET),
+          unit(true, shapes(std::min<int64_t>(heads, SET), columns)),
+          packed_queries(buffer<bf16x2>(sets * dim / 2 * columns)), products(buffer<float>(2 * sets * STEP * columns)),
           packed_weights(buffer<bf16>(heads * STEP)), packed_values(buffer<bf16x2>(3 * STEP / 2 * dim)),
           gathered(buffer<bf16>(2 * STEP * dim)) {
-        std::fill_n(packed_queries.get(), dim / 2 * columns, bf16x2{});
+        std::fill_n(packed_queries.get(), sets * dim / 2 * columns, bf16x2{});
     }
 
     // Add tokens [begin, end) of the item's selection to the state.
@@ -96,7 +99,7 @@ class MatrixWorker : Heads<bf16> {
             if (turn >= 1) {
                 const Block &before = blocks[(turn - 1) % RING];
                 if (before.size == 0) break;
-                weigh(before, turn - 1, state);
+                weigh(item, before, turn - 1, state);
             }
             coming.ask(after.size * LANES);
             gather_keys(keys, after, turn + 1);
@@ -117,11 +120,13 @@ class MatrixWorker : Heads<bf16> {
         return shapes;
     }
 
-    // [dim / 2][columns], a pair of dimensions of each head.
+    // [sets][dim / 2][columns], a pair of dimensions of each head.
     void pack_queries() {
-        for (int64_t h = 0; h < heads; ++h)
+        for (int64_t h = 0; h < heads; ++h) {
+            bf16x2 *to = packed_queries.get() + h / SET * (dim / 2 * columns) + h % SET;
             for (int64_t d = 0; d < dim / 2; ++d)
-                packed_queries[d * columns + h] = {queries[h * dim + 2 * d], queries[h * dim + 2 * d + 1]};
+                to[d * columns] = {queries[h * dim + 2 * d], queries[h * dim + 2 * d + 1]};
+        }
     }
 
     // Tiles that are no sixteen rows in a row of the cache, side by side.
@@ -135,19 +140,25 @@ class MatrixWorker : Heads<bf16> {
     bf16 *gathered_tile(int i, int64_t turn) const {
         return gathered.get() + ((turn % 2) * BLOCK_TILES + i) * LANES * dim;
     }
-    float *products_of(int64_t turn) const { return products.get() + (turn % 2) * STEP * columns; }
+    float *products_of(int64_t turn, int64_t set) const {
+        return products.get() + ((turn % 2) * sets + set) * STEP * columns;
+    }
     bf16x2 *values_of(int64_t turn) const { return packed_values.get() + (turn % 3) * (STEP / 2) * dim; }
 
-    // Products of all heads with tile i of a block, [token][columns].
+    // Products of all heads with tile i of a block, [sets][token][columns].
     void multiply_keys(int64_t item, const bf16 *keys, const Tile &tile, int i, int64_t turn) {
         if (problem.cos && rotate_queries(item, tile.position)) pack_queries();
         const bf16 *rows = tile.adjacent ? keys + tile.token[0] * dim : gathered_tile(i, turn);
-        float *out = products_of(turn) + i * LANES * columns;
+        for (int64_t set = 0; set < sets; ++set)
+            multiply_tile(rows, packed_queries.get() + set * (dim / 2 * columns), products_of(turn, set) + i * LANES * columns);
+    }
+
+    void multiply_tile(const bf16 *rows, const bf16x2 *set_queries, float *out) const {
         asm volatile("" ::: "memory");  // the compiler does not know that tile loads read memory
         _tile_zero(0);
         for (int64_t d = 0; d < dim; d += DEPTH) {
             _tile_loadd(1, rows + d, dim * sizeof(bf16));
-            _tile_loadd(2, packed_queries.get() + d / 2 * columns, columns * sizeof(bf16x2));
+            _tile_loadd(2, set_queries + d / 2 * columns, columns * sizeof(bf16x2));
             _tile_dpbf16ps(0, 1, 2);
         }
         _tile_stored(0, out, columns * sizeof(float));
@@ -181,8 +192,10 @@ class MatrixWorker : Heads<bf16> {
     }
 
     // Products to the weights of the softmax, [heads][STEP] in bf16, zeros where there is no second tile.
-    void weigh(const Block &block, int64_t turn, State &state) {
-        for (int i = 0; i < block.size; ++i) to_logits(products_of(turn) + i * LANES * columns, i, block.tiles[i].count);
+    void weigh(int64_t item, const Block &block, int64_t turn, State &state) {
+        for (int64_t set = 0; set < sets; ++set)
+            for (int i = 0; i < block.size; ++i)
+                to_logits(item, set * SET, products_of(turn, set) + i * LANES * columns, i, block.tiles[i]);
         for (int64_t h = 0; h < heads; ++h) {
             softmax(h, block, state);
             coming.ask(FEW_ROWS);
@@ -193,9 +206,10 @@ class MatrixWorker : Heads<bf16> {
         }
     }
 
-    void to_logits(const float *rows, int tile, int count) {
-        const auto keep = [&](int64_t h, f32x16 product) {
-            if (h < heads) store16(&weights[h * Block::TOKENS + tile * LANES], logit(product, count));
+    void to_logits(int64_t item, int64_t first_head, const float *rows, int i, const Tile &tile) {
+        const auto keep = [&](int64_t column, f32x16 product) {
+            const int64_t h = first_head + column;
+            if (h < heads) store16(&weights[h * Block::TOKENS + i * LANES], logit(item, h, product, tile));
         };
         if (columns == 4) {
             const f32x16 four[4] = {load16(rows), load16(rows + 16), load16(rows + 32), load16(rows + 48)};
@@ -215,10 +229,11 @@ class MatrixWorker : Heads<bf16> {
         asm volatile("" ::: "memory");
         const int64_t line = dim * sizeof(float);
         const bf16x2 *pairs = values_of(turn);
-        _tile_loadd(3, packed_weights.get(), STEP * sizeof(bf16));
-        for (int64_t d = 0; d < dim; d += DEPTH) {
+        for (int64_t step = 0; step < sets * dim; step += DEPTH) {
+            const int64_t first_head = step / dim * SET, d = step % dim;
             coming.ask(FEW_ROWS);
-            float *output = state.output + d;
+            float *output = state.output + first_head * dim + d;
+            if (d == 0) _tile_loadd(3, packed_weights.get() + first_head * STEP, STEP * sizeof(bf16));
             _tile_loadd(5, output, line);
             _tile_loadd(6, output + LANES, line);
             _tile_loadd(4, pairs + d, dim * sizeof(bf16x2));
@@ -231,7 +246,8 @@ class MatrixWorker : Heads<bf16> {
         asm volatile("" ::: "memory");
     }
 
-    const int64_t columns;  // of the products: heads, filled up
+    const int64_t sets;     // of heads
+    const int64_t columns;  // of the products of a set: heads, filled up
     const MatrixUnit unit;
     Buffer<bf16x2> packed_queries;
     Buffer<float> products;

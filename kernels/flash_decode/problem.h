@@ -4,6 +4,13 @@
 #include "flash_decode/spans.h"
 #include "view.h"
 
+// Which of the last tokens of a row its query heads see, when these are the nodes of a draft tree.
+struct TreeMask {
+    const uint64_t *bits = nullptr;    // [rows][nodes]: bit j of a node says that it sees token lengths[row] + j
+    const int32_t *lengths = nullptr;  // [rows] tokens before the tree, which all see
+    int64_t nodes = 0, node_heads = 1; // heads of a group are [node][node_heads], and what fills them up
+};
+
 template <class T> struct Problem {
     View<const T> q, keys, values;
     const Span *spans;  // [rows][selections][span_count]
@@ -14,6 +21,7 @@ template <class T> struct Problem {
     T *out;      // [rows][heads][dim]
     float *lse;  // [rows][heads]
     int64_t rows, heads, kv_heads, dim;
+    TreeMask tree;
 
     int64_t groups() const { return selections == heads ? heads : kv_heads; }
     int64_t group_heads() const { return heads / groups(); }

@@ -35,13 +35,25 @@ template <class T> class Heads {
         return true;
     }
 
-    // Products of a query with the 16 keys of a tile to logits; lanes without a key become -inf.
-    f32x16 logit(f32x16 product, int count) const {
+    // Products of head h with the 16 keys of a tile to logits; lanes without a key, or a visible one, become -inf.
+    f32x16 logit(int64_t item, int64_t h, f32x16 product, const Tile &tile) const {
         static constexpr i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
         const f32x16 x = problem.softcap > 0
                              ? tanh16(product * (problem.scale / problem.softcap)) * (problem.softcap * LOG2E)
                              : product * (problem.scale * LOG2E);
-        return lane < count ? x : broadcast(NEGATIVE_INFINITY);
+        const f32x16 valid = lane < tile.count ? x : broadcast(NEGATIVE_INFINITY);
+        return problem.tree.bits ? visible(valid, problem.row(item), h, tile) : valid;
+    }
+
+    f32x16 visible(f32x16 x, int64_t row, int64_t h, const Tile &tile) const {
+        const TreeMask &tree = problem.tree;
+        const int64_t length = tree.lengths[row], node = h / tree.node_heads;
+        if (tile.token[tile.count - 1] < length || node >= tree.nodes) return x;
+        for (int lane = 0; lane < tile.count; ++lane) {
+            const int64_t place = tile.token[lane] - length;
+            if (place >= 0 && !(tree.bits[row * tree.nodes + node] >> place & 1)) x[lane] = NEGATIVE_INFINITY;
+        }
+        return x;
     }
 
     // Logits of head h to weights 2^(logit - largest), in place.
@@ -54,8 +66,9 @@ template <class T> class Heads {
         }
         if (any(peak > state.largest[h])) state.raise(h, max16(peak));
         f32x16 total = load16(state.totals + h * LANES);
+        const float zero = std::max(state.largest[h], -1e30f);  // finite, also where nothing was visible yet
         for (int i = 0; i < block.size; ++i) {
-            const f32x16 x = exp2_16(load16(w + i * LANES) - state.largest[h]);
+            const f32x16 x = exp2_16(load16(w + i * LANES) - zero);
             store16(w + i * LANES, x);
             total += x;
         }
@@ -113,7 +126,7 @@ template <class T> class VectorWorker : Heads<T> {
                 f32x16 products[tile_heads.value];
                 dots<tile_heads.value>(&queries[h * dim], keys, tile, dim, products);
                 for (int j = 0; j < tile_heads.value; ++j)
-                    store16(&weights[(h + j) * Block::TOKENS + i * LANES], this->logit(products[j], tile.count));
+                    store16(&weights[(h + j) * Block::TOKENS + i * LANES], this->logit(item, h + j, products[j], tile));
             });
         }
     }

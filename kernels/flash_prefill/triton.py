@@ -34,10 +34,12 @@ def attend_tokens(
     SOFTCAP: tl.constexpr,
     WIDTH: tl.constexpr,
     DIM: tl.constexpr,
+    TREE: tl.constexpr = False,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """One online-softmax step over the tokens t [K] for queries at `position` [Q], between `first` and `last`.
 
-    Tokens that no query sees, and negative ones, are not read. Logits are in units of log2.
+    Tokens that no query sees, and negative ones, are not read. TREE: `position` are bit masks of the tokens from
+    `first` on instead. Logits are in units of log2.
     """
     d = tl.arange(0, DIM)
     some = (t >= 0) & (t <= last) & (t > first - window)
@@ -47,8 +49,11 @@ def attend_tokens(
     logit = dot(query, tl.trans(k), tl.zeros((query.shape[0], t.shape[0]), tl.float32)) * scale
     if SOFTCAP:
         logit = softcap * (2 * tl.sigmoid(2 * logit / softcap) - 1)
-    seen = (t[None, :] <= position[:, None]) & (t[None, :] > position[:, None] - window) & some[None, :]
-    logit = tl.where(seen, logit * 1.4426950408889634, float("-inf"))
+    if TREE:
+        seen = ((position[:, None] >> (t - first).to(tl.int64)[None, :]) & 1) != 0
+    else:
+        seen = (t[None, :] <= position[:, None]) & (t[None, :] > position[:, None] - window)
+    logit = tl.where(seen & some[None, :], logit * 1.4426950408889634, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(logit, 1))
     level = tl.maximum(new_peak, -3.0e38)  # finite, so that a row that has seen nothing keeps sums of 0
     shrink, p = tl.exp2(peak - level), tl.exp2(logit - level[:, None]).to(v.dtype)
