@@ -12,7 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import flash_decode, flash_prefill, gemv, lse_merge, lut_gemv, rms_norm, rope, segment_reduce, w4_gemm
+from kernels import (
+    block_sparse_prefill,
+    ema_scan,
+    flash_decode,
+    flash_prefill,
+    gathered_prefill,
+    gemv,
+    kv_move,
+    lse_merge,
+    lut_gemv,
+    rms_norm,
+    rope,
+    sample,
+    segment_reduce,
+    select_top,
+    tree_attention,
+    w4_gemm,
+)
 
 NAMESPACE = "suite"
 
@@ -118,6 +135,49 @@ def _flash_prefill(
     return flash_prefill.flash_prefill(q, key_cache, value_cache, starts, counts, scale=scale, window=window or None)
 
 
+@operator(_with_lse)
+def _gathered_prefill(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    indices: Tensor,
+    starts: Tensor,
+    counts: Tensor,
+    block: int,
+    scale: float,
+    window: int = 0,
+) -> tuple[Tensor, Tensor]:
+    caches, ranges = (key_cache, value_cache), (starts, counts)
+    return gathered_prefill.gathered_prefill(
+        q, *caches, indices, *ranges, block=block, scale=scale, window=window or None
+    )
+
+
+@operator(_with_lse)
+def _block_sparse_prefill(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    tiles: Tensor,
+    starts: Tensor,
+    counts: Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    caches, ranges = (key_cache, value_cache), (starts, counts)
+    return block_sparse_prefill.block_sparse_prefill(
+        q, *caches, tiles, *ranges, block=(query_block, key_block), scale=scale
+    )
+
+
+@operator(_with_lse)
+def _tree_attention(
+    q: Tensor, key_cache: Tensor, value_cache: Tensor, masks: Tensor, lengths: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return tree_attention.tree_attention(q, key_cache, value_cache, masks, lengths, scale=scale)
+
+
 @operator(lambda outs, lses: (outs.new_empty(outs.shape[1:]), lses.new_empty(lses.shape[1:])))
 def _lse_merge(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
     return lse_merge.lse_merge(outs, lses)
@@ -134,3 +194,31 @@ def _segment_sum(x: Tensor, offsets: Tensor, kind: str) -> Tensor:
 @operator(lambda q, keys, offsets, *_: q.new_empty(*q.shape[:2], len(offsets) - 1, dtype=torch.float32))
 def _segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float) -> Tensor:
     return segment_reduce.segment_mass(q, keys, offsets, positions, scale=scale)
+
+
+@operator(lambda q, reps, k, *_: q.new_empty(*q.shape[:2], k, dtype=torch.int32))
+def _select_top(q: Tensor, reps: Tensor, k: int, last: Tensor, first: int = 0) -> Tensor:
+    return select_top.select_top(q, reps, k, last, first=first)
+
+
+# ---- the rest --------------------------------------------------------------------------------------------------------
+
+
+@operator(lambda z, p, initial: (z.new_empty(z.shape), initial.new_empty(initial.shape)))
+def _ema_scan(z: Tensor, p: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    return ema_scan.ema_scan(z, p, initial)
+
+
+@operator(lambda source, index: source.new_empty(*source.shape[:2], index.shape[-1], source.shape[3]))
+def _kv_gather(source: Tensor, index: Tensor) -> Tensor:
+    return kv_move.gather(source, index)
+
+
+@operator(lambda *_: None, mutates=("caches",))
+def _kv_compact(caches: list[Tensor], index: Tensor, starts: Tensor) -> None:
+    kv_move.compact(caches, index, starts)
+
+
+@operator(lambda logits, *_: logits.new_empty(len(logits), dtype=torch.int32))
+def _sample(logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    return sample.sample(logits, uniforms, temperature=temperature, top_k=top_k, top_p=top_p)

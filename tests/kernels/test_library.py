@@ -23,6 +23,7 @@ def samples() -> dict[str, tuple[object, ...]]:
     x, weight = torch.randn(2, 24), torch.randn(40, 24)
     cache, ints = torch.randn(2, 2, 9, 16), torch.tensor([0, 1], dtype=torch.int32)
     q, k, table = torch.randn(2, 4, 16), torch.randn(2, 2, 16), torch.randn(3, 8)
+    tokens, tiles = torch.zeros(2, 1, 1, 3).int(), torch.ones(2, 1, 1, 1, dtype=torch.bool)
     offsets = torch.tensor([0, 4, 9], dtype=torch.int32)
     return {
         "gemv": (x, weight, torch.randn(2, 40), None),
@@ -34,6 +35,14 @@ def samples() -> dict[str, tuple[object, ...]]:
         "lut_gemv": (x, pack_lut(torch.randint(0, 16, (40, 24)), 4), torch.randn(40, 16)),
         "w4_gemm": (x, pack_w4(torch.randint(-8, 8, (40, 24))), torch.ones(40, 1).half()),
         "lse_merge": (torch.randn(3, 2, 4, 16), torch.randn(3, 2, 4)),
+        "gathered_prefill": (q[:, None], cache, cache, tokens, ints, ints, 4, 0.25),
+        "block_sparse_prefill": (q[:, None], cache, cache, tiles, ints, ints, 4, 32, 0.25),
+        "tree_attention": (q[:, None], cache, cache, torch.ones(2, 1).long(), ints, 0.25),
+        "select_top": (q, torch.randn(2, 7, 16), 3, ints, 0),
+        "ema_scan": (torch.randn(2, 3, 16), torch.rand(2, 3), torch.zeros(2, 16)),
+        "kv_gather": (cache, ints[None].expand(2, 2).contiguous()),
+        "kv_compact": ([cache, cache.clone()], ints[None].expand(2, 2).contiguous(), ints),
+        "sample": (x, torch.rand(2), 0.7, 5, 0.9),
         "segment_sum": (torch.randn(9, 16), offsets, "mean"),
         "segment_mass": (q, cache[0], offsets, ints, 0.25),
         "flash_decode": (q, cache, cache, dense_spans([9, 5]), ints, 0.25),
