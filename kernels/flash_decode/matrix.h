@@ -6,7 +6,7 @@
 #pragma once
 
 #include "flash_decode/worker.h"
-#include "flash_prefill/amx.h"
+#include "amx.h"
 #include "flash_prefill/pack.h"
 
 #ifdef SIMD_AMX

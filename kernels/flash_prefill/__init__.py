@@ -13,12 +13,9 @@ from kernels.build import Functions
 from kernels.flash_prefill import reference
 from kernels.flash_prefill.cost import causal_pairs, flash_prefill_cost
 
-SIGNATURE = "piiipiipiipppppiiiiiffiii"
+SIGNATURE = "piiipiipiipppppiiiiiffii"
 """The arguments that every prefill function of the C++ core begins with: see `native_arguments`."""
 NO_WINDOW = 1 << 31
-
-use_matrix_unit = True
-"""Whether bf16 products go to the AMX unit of a processor that has one; tests compare with the vector units."""
 
 Ints = Sequence[int] | Tensor
 
@@ -130,7 +127,7 @@ def native_arguments(
     sizes = (*q.shape[:3], key_cache.shape[1], q.shape[3])
     views = (q.data_ptr(), *q.stride()[:3], *view(key_cache), *view(value_cache))
     limit = NO_WINDOW if window is None else min(window, NO_WINDOW)
-    return (*views, *pointers, *sizes, scale, softcap, limit, use_matrix_unit, torch.get_num_threads())
+    return (*views, *pointers, *sizes, scale, softcap, limit, torch.get_num_threads())
 
 
 def _record(q: Tensor, cache: Tensor, starts: Tensor, counts: Tensor, window: int | None) -> None:

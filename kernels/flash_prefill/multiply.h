@@ -5,7 +5,7 @@
 // in registers. Without bf16 instructions everything is widened to fp32 when it is packed.
 #pragma once
 
-#include "flash_prefill/amx.h"
+#include "amx.h"
 #include "simd.h"
 
 #include <algorithm>

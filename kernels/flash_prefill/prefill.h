@@ -21,7 +21,6 @@ template <class T> struct Prefill {
     int64_t window;
     int64_t selections;  // 1, kv_heads or heads: how many query heads share a list of keys
     int64_t block;       // queries
-    bool matrix_unit;
 
     int64_t groups() const { return selections == heads ? heads : kv_heads; }
     int64_t group_heads() const { return heads / groups(); }
@@ -37,7 +36,7 @@ template <class T> struct Prefill {
     }
     Rules rules() const {
         const bool packs_bf16 = sizeof(typename Packed<T>::Element) == 2;
-        return {scale, softcap, window, packs_bf16 && matrix_unit && has_matrix_unit()};
+        return {scale, softcap, window, packs_bf16 && has_matrix_unit()};
     }
 };
 

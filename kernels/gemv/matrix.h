@@ -2,7 +2,7 @@
 // in memory; x is packed once.
 #pragma once
 
-#include "flash_prefill/amx.h"
+#include "amx.h"
 
 #include <algorithm>
 #include <vector>

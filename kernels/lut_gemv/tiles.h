@@ -2,7 +2,7 @@
 // of inputs of up to 16 rows are the layout a tile wants.
 #pragma once
 
-#include "flash_prefill/amx.h"
+#include "amx.h"
 #include "lut_gemv/panel.h"
 
 #include <type_traits>
