@@ -123,22 +123,27 @@ def sample(
         if logprobs is not None:
             logprobs.copy_(exact)
         return out.copy_(tokens)
-    u = uniforms.to(_F32).contiguous()
-    temperatures, top_ks, top_ps = _given(temperature, _F32), _given(top_k, _I32), _given(top_p, _F32)
-    function(
-        logits.data_ptr(),
-        stride,
-        rows,
-        vocabulary,
-        u.data_ptr(),
-        *((None, temperature) if temperatures is None else (temperatures.data_ptr(), 0.0)),
-        *((None, top_k) if top_ks is None else (top_ks.data_ptr(), 0)),
-        *((None, top_p) if top_ps is None else (top_ps.data_ptr(), 0.0)),
-        out.data_ptr(),
-        None if logprobs is None else logprobs.data_ptr(),
-        torch.get_num_threads(),
-    )
+    draws = uniforms.to(_F32).contiguous()
+    given = _Parameter.of(temperature, _F32), _Parameter.of(top_k, _I32), _Parameter.of(top_p, _F32)
+    numbers = [number for parameter in given for number in (parameter.pointer, parameter.same)]
+    results = out.data_ptr(), None if logprobs is None else logprobs.data_ptr()
+    function(logits.data_ptr(), stride, rows, vocabulary, draws.data_ptr(), *numbers, *results, torch.get_num_threads())
     return out
+
+
+class _Parameter(NamedTuple):
+    """A setting as the C++ kernel takes it: one number for each row, which must stay alive, or the same for all."""
+
+    each: Tensor | None
+    same: float
+
+    @classmethod
+    def of(cls, value: float | Tensor, dtype: torch.dtype) -> _Parameter:
+        return cls(_given(value, dtype), 0) if isinstance(value, Tensor) else cls(None, value)
+
+    @property
+    def pointer(self) -> int | None:
+        return None if self.each is None else self.each.data_ptr()
 
 
 def _check(rows: int, temperature: float | Tensor, top_k: int | Tensor, top_p: float | Tensor) -> None:
