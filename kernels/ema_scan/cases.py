@@ -98,7 +98,7 @@ SMALL_CASES = [
     scan_case(1, 5, 70, gradients=True, first=False),
 ]
 SPEED_CASES = [
-    SpeedCase("ema_scan", "4x1024x1024", lambda dtype: scan_race(4, 1024, 1024, dtype, backward=False)),
-    SpeedCase("ema_scan", "1x2048x1024", lambda dtype: scan_race(1, 2048, 1024, dtype, backward=False)),
-    SpeedCase("ema_scan", "4x1024x1024-backward", lambda dtype: scan_race(4, 1024, 1024, dtype, backward=True)),
+    SpeedCase("ema_scan", "4x512x1024", lambda dtype: scan_race(4, 512, 1024, dtype, backward=False)),
+    SpeedCase("ema_scan", "1x512x1024", lambda dtype: scan_race(1, 512, 1024, dtype, backward=False)),
+    SpeedCase("ema_scan", "4x256x1024-backward", lambda dtype: scan_race(4, 256, 1024, dtype, backward=True)),
 ]
