@@ -31,7 +31,7 @@ inline void transpose_heads(const f32x16 (&rows)[4], f32x16 (&products)[4]) {
     products[3] = SHUFFLE(low23, high23, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
-// The rows of the block after this one, asked for a few at a time: more at once than the memory has in work would stall
+// The rows of the next block, asked for a few at a time: more at once than the memory has in work would stall
 // everything behind them, and between two bursts it would idle.
 struct Coming {
     const Block *block;
@@ -83,18 +83,17 @@ class MatrixWorker : Heads<bf16> {
         cursor.next(blocks[0]);
         gather_keys(keys, blocks[0], 0);
         for (int64_t turn = 0;; ++turn) {
-            Block &block = blocks[turn % RING], &after = blocks[(turn + 1) % RING];
-            if (block.size) {
-                cursor.next(after);
-                coming = {&after, keys, values, dim};
-                for (int i = 0; i < block.size; ++i) {
-                    multiply_keys(item, keys, block.tiles[i], i, turn);
-                    coming.ask(FEW_ROWS);
-                    interleave(values, block.tiles[i], i, turn);
-                    coming.ask(FEW_ROWS);
-                }
-                if (block.size < BLOCK_TILES) clear_second_tile(turn);
-            } else after.size = 0;
+            const Block &block = blocks[turn % RING];
+            Block &after = blocks[(turn + 1) % RING];
+            cursor.next(after);
+            coming = {&after, keys, values, dim};
+            for (int i = 0; i < block.size; ++i) {
+                multiply_keys(item, keys, block.tiles[i], i, turn);
+                coming.ask(FEW_ROWS);
+                interleave(values, block.tiles[i], i, turn);
+                coming.ask(FEW_ROWS);
+            }
+            if (block.size < BLOCK_TILES) clear_second_tile(turn);
             if (turn >= 2) multiply_values(turn - 2, state);
             if (turn >= 1) {
                 const Block &before = blocks[(turn - 1) % RING];
@@ -134,7 +133,8 @@ class MatrixWorker : Heads<bf16> {
         for (int i = 0; i < block.size; ++i)
             if (!block.tiles[i].adjacent)
                 for (int t = 0; t < LANES; ++t)
-                    std::copy_n(keys + block.tiles[i].token[t] * dim, dim, gathered_tile(i, turn) + t * dim);
+                    for (int64_t d = 0; d < dim; d += DEPTH)
+                        std::memcpy(gathered_tile(i, turn) + t * dim + d, keys + block.tiles[i].token[t] * dim + d, 64);
     }
 
     bf16 *gathered_tile(int i, int64_t turn) const {

@@ -25,7 +25,8 @@ struct Block {
     int size = 0;
 };
 
-// Cuts tokens [begin, end) of the sequence that the spans of an item make into blocks.
+// Cuts tokens [begin, end) of the sequence that the spans of an item make into blocks. Their order does not matter to a
+// softmax: sixteen tokens in a row are a tile, and what a span has beside them waits for the rest of other spans.
 class Cursor {
   public:
     // `rotating`: a tile ends where the query position changes.
@@ -33,37 +34,49 @@ class Cursor {
         : span(spans), skipped(begin), left(end - begin), block_tiles(block_tiles), rotating(rotating) {}
 
     void next(Block &block) {
-        for (block.size = 0; block.size < block_tiles && left > 0;) fill(block.tiles[block.size++]);
+        for (block.size = 0; block.size < block_tiles && (left > 0 || rest.count > 0);) fill(block.tiles[block.size++]);
     }
 
   private:
     void fill(Tile &tile) {
         tile.count = 0;
-        while (tile.count < LANES && left > 0) {
+        while (left > 0) {
             const int64_t length = span->stop - span->start;
             if (skipped >= length) {
                 skipped -= length;
                 ++span;
                 continue;
             }
-            if (rotating && tile.count > 0 && span->position != tile.position) break;
-            tile.position = span->position;
-            take(tile, (int)std::min({(int64_t)(LANES - tile.count), left, length - skipped}));
+            const int run = (int)std::min({(int64_t)LANES, left, length - skipped});
+            if (run == LANES || rotating) {
+                take(tile, run);
+                return complete(tile);
+            }
+            take(rest, std::min(run, LANES - rest.count));
+            if (rest.count == LANES) break;
         }
-        std::fill(tile.token + tile.count, tile.token + LANES, tile.token[tile.count - 1]);
+        tile = rest;
+        rest.count = 0;
+        complete(tile);
     }
 
     void take(Tile &tile, int count) {
         const int32_t first = span->start + (int32_t)skipped;
         for (int i = 0; i < count; ++i) tile.token[tile.count + i] = first + i;
         tile.adjacent = count == LANES;
+        tile.position = span->position;
         tile.count += count;
         skipped += count;
         left -= count;
+    }
+
+    static void complete(Tile &tile) {
+        std::fill(tile.token + tile.count, tile.token + LANES, tile.token[tile.count - 1]);
     }
 
     const Span *span;
     int64_t skipped, left;  // tokens of `span` already passed; tokens still to come
     int block_tiles;
     bool rotating;
+    Tile rest;
 };
