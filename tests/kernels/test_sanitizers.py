@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,10 +55,22 @@ def sanitized(*command: str) -> subprocess.CompletedProcess[str]:
 needs_sanitizers = pytest.mark.skipif(not runtime(), reason="the compiler has no address sanitizer")
 
 
+Checks = dict[str, "Future[subprocess.CompletedProcess[str]]"]
+
+
+@pytest.fixture(scope="module")
+def checks() -> Iterator[Checks]:
+    """The contract of every op, one process for each, as many at a time as there are cores."""
+    level = build.level() if build.level() in ("amx", "avx512") else "portable"
+    pool = ThreadPoolExecutor(os.cpu_count())
+    yield {op: pool.submit(sanitized, "-m", "kernels.check", level, op) for op in build.OPS}
+    pool.shutdown(cancel_futures=True)
+
+
 @needs_sanitizers
 @pytest.mark.parametrize("op", build.OPS)
-def test_the_contract_holds_under_the_sanitizers(op: str) -> None:
-    done = sanitized("-m", "kernels.check", build.level() if build.level() in ("amx", "avx512") else "portable", op)
+def test_the_contract_holds_under_the_sanitizers(op: str, checks: Checks) -> None:
+    done = checks[op].result()
     assert done.returncode == 0, done.stderr[-3000:]
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert findings
