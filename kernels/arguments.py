@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+Ints = Sequence[int] | Tensor
+"""A number per row, or an index."""
 
-def as_int32(index: Tensor) -> Tensor:
-    """The index tensor as the kernels read it: int32 and contiguous. Free if it already is."""
+
+def as_int32(index: Ints) -> Tensor:
+    """Integers as the kernels read them: int32 and contiguous. Free if they already are."""
+    if not isinstance(index, Tensor):
+        return torch.tensor(index, dtype=torch.int32)
     if index.dtype is torch.int32 and index.is_contiguous():
         return index
     return index.to(torch.int32).contiguous()

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, counting
-from kernels.arguments import as_int32
+from kernels.arguments import Ints, as_int32
 from kernels.block_sparse_prefill import reference
 from kernels.block_sparse_prefill.cost import block_sparse_prefill_cost, vertical_slash_prefill_cost
-from kernels.block_sparse_prefill.lists import VerticalSlash
+from kernels.block_sparse_prefill.lists import VerticalSlash, tile_lists
 from kernels.build import Functions
-from kernels.flash_prefill import SIGNATURE, Ints, check, int_arguments, native_arguments, outputs, readable
+from kernels.flash_prefill import SIGNATURE, check, int_arguments, native_arguments, outputs, readable
 
 __all__ = ["VerticalSlash", "block_sparse_prefill", "vertical_slash_prefill"]
 
@@ -70,9 +70,9 @@ def block_sparse_prefill(
         if matches and arguments.on_gpu(q):
             from kernels.block_sparse_prefill import triton as gpu
 
-            gpu.block_sparse_prefill(
-                q, key_cache, value_cache, tiles, starts, counts, rows, block, scale, softcap, out, lse
-            )
+            lists = tile_lists(tiles, starts, counts, block)
+            given, sizes = (q, key_cache, value_cache, lists, starts, counts, rows), block
+            gpu.listed_prefill(*given, *sizes, scale=scale, window=None, softcap=softcap, out=out, lse=lse)
             return out, lse
         exact, lse = reference.block_sparse_prefill(
             q, key_cache, value_cache, tiles, starts, counts, rows, block=block, scale=scale, softcap=softcap
@@ -125,9 +125,8 @@ def vertical_slash_prefill(
         if matches and arguments.on_gpu(q):
             from kernels.block_sparse_prefill import triton as gpu
 
-            gpu.vertical_slash_prefill(
-                q, key_cache, value_cache, lists, starts, counts, rows, block, scale, softcap, out, lse
-            )
+            given, sizes = (q, key_cache, value_cache, lists, starts, counts, rows), (block, block)
+            gpu.listed_prefill(*given, *sizes, scale=scale, window=None, softcap=softcap, out=out, lse=lse)
             return out, lse
         exact, lse = reference.vertical_slash_prefill(
             q, key_cache, value_cache, lists, starts, counts, rows, block=block, scale=scale, softcap=softcap

@@ -52,3 +52,15 @@ def tile_tokens(tiles: Tensor, key_block: int) -> Tensor:
     """tiles [..., n] bool -> [..., n * key_block]: every token of a kept tile, -1 in the places of the others."""
     tokens = torch.arange(tiles.shape[-1] * key_block, device=tiles.device)
     return tokens.where(tiles.repeat_interleave(key_block, -1), -1)
+
+
+def tile_lists(tiles: Tensor, starts: Tensor, counts: Tensor, block: tuple[int, int]) -> VerticalSlash:
+    """tiles [B, S, blocks, n] bool -> lists of the kept tiles that hold something the queries of their block see."""
+    blocks, key_blocks = tiles.shape[2:]
+    device = tiles.device
+    ends = torch.minimum((torch.arange(blocks, device=device) + 1) * block[0], counts.to(device)[:, None])
+    first_slots = torch.arange(key_blocks, device=device) * block[1]
+    kept = tiles & (first_slots < (starts.to(device)[:, None] + ends)[:, None, :, None])
+    order = kept.int().argsort(dim=-1, descending=True, stable=True)
+    none = torch.zeros(tiles.shape[:3], dtype=torch.int32, device=device)
+    return VerticalSlash(kept.sum(dim=-1).int(), (order * block[1]).int(), none, none[..., None])

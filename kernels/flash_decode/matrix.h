@@ -5,9 +5,8 @@
 // three turns: its logits and interleaved values in one, its softmax in the next, its weighted values in the third.
 #pragma once
 
-#include "flash_decode/worker.h"
 #include "amx.h"
-#include "flash_prefill/pack.h"
+#include "flash_decode/worker.h"
 
 #ifdef SIMD_AMX
 
@@ -66,10 +65,10 @@ class MatrixWorker : Heads<bf16> {
     explicit MatrixWorker(const Problem<bf16> &problem)
         : Heads<bf16>(problem), sets((heads + SET - 1) / SET), columns(heads <= 4 ? 4 : SET),
           unit(true, shapes(std::min<int64_t>(heads, SET), columns)),
-          packed_queries(buffer<bf16x2>(sets * dim / 2 * columns)), products(buffer<float>(2 * sets * STEP * columns)),
-          packed_weights(buffer<bf16>(heads * STEP)), packed_values(buffer<bf16x2>(3 * STEP / 2 * dim)),
-          gathered(buffer<bf16>(2 * STEP * dim)) {
-        std::fill_n(packed_queries.get(), sets * dim / 2 * columns, bf16x2{});
+          packed_queries(scratch<bf16x2>(0, sets * dim / 2 * columns)),
+          products(scratch<float>(1, 2 * sets * STEP * columns)), packed_weights(scratch<bf16>(2, heads * STEP)),
+          packed_values(scratch<bf16x2>(3, 3 * STEP / 2 * dim)), gathered(scratch<bf16>(4, 2 * STEP * dim)) {
+        std::fill_n(packed_queries, sets * dim / 2 * columns, bf16x2{});
     }
 
     // Add tokens [begin, end) of the item's selection to the state.
@@ -119,10 +118,18 @@ class MatrixWorker : Heads<bf16> {
         return shapes;
     }
 
+    // Whole cache lines of the calling thread, which keeps them from layer to layer and from token to token.
+    template <class E> static E *scratch(int which, int64_t count) {
+        static thread_local std::vector<f32x16> memory[5];
+        const size_t lines = (count * sizeof(E) + sizeof(f32x16) - 1) / sizeof(f32x16);
+        if (memory[which].size() < lines) memory[which].resize(lines);
+        return (E *)memory[which].data();
+    }
+
     // [sets][dim / 2][columns], a pair of dimensions of each head.
     void pack_queries() {
         for (int64_t h = 0; h < heads; ++h) {
-            bf16x2 *to = packed_queries.get() + h / SET * (dim / 2 * columns) + h % SET;
+            bf16x2 *to = packed_queries + h / SET * (dim / 2 * columns) + h % SET;
             for (int64_t d = 0; d < dim / 2; ++d)
                 to[d * columns] = {queries[h * dim + 2 * d], queries[h * dim + 2 * d + 1]};
         }
@@ -138,19 +145,19 @@ class MatrixWorker : Heads<bf16> {
     }
 
     bf16 *gathered_tile(int i, int64_t turn) const {
-        return gathered.get() + ((turn % 2) * BLOCK_TILES + i) * LANES * dim;
+        return gathered + ((turn % 2) * BLOCK_TILES + i) * LANES * dim;
     }
     float *products_of(int64_t turn, int64_t set) const {
-        return products.get() + ((turn % 2) * sets + set) * STEP * columns;
+        return products + ((turn % 2) * sets + set) * STEP * columns;
     }
-    bf16x2 *values_of(int64_t turn) const { return packed_values.get() + (turn % 3) * (STEP / 2) * dim; }
+    bf16x2 *values_of(int64_t turn) const { return packed_values + (turn % 3) * (STEP / 2) * dim; }
 
     // Products of all heads with tile i of a block, [sets][token][columns].
     void multiply_keys(int64_t item, const bf16 *keys, const Tile &tile, int i, int64_t turn) {
         if (problem.cos && rotate_queries(item, tile.position)) pack_queries();
         const bf16 *rows = tile.adjacent ? keys + tile.token[0] * dim : gathered_tile(i, turn);
         for (int64_t set = 0; set < sets; ++set)
-            multiply_tile(rows, packed_queries.get() + set * (dim / 2 * columns), products_of(turn, set) + i * LANES * columns);
+            multiply_tile(rows, packed_queries + set * (dim / 2 * columns), products_of(turn, set) + i * LANES * columns);
     }
 
     void multiply_tile(const bf16 *rows, const bf16x2 *set_queries, float *out) const {
@@ -202,7 +209,7 @@ class MatrixWorker : Heads<bf16> {
             const float *w = &weights[h * Block::TOKENS];
             const f32x16 second = block.size == BLOCK_TILES ? load16(w + LANES) : f32x16{};
             const auto both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)load16(w));
-            std::memcpy(packed_weights.get() + h * STEP, &both, sizeof both);
+            std::memcpy(packed_weights + h * STEP, &both, sizeof both);
         }
     }
 
@@ -233,7 +240,7 @@ class MatrixWorker : Heads<bf16> {
             const int64_t first_head = step / dim * SET, d = step % dim;
             coming.ask(FEW_ROWS);
             float *output = state.output + first_head * dim + d;
-            if (d == 0) _tile_loadd(3, packed_weights.get() + first_head * STEP, STEP * sizeof(bf16));
+            if (d == 0) _tile_loadd(3, packed_weights + first_head * STEP, STEP * sizeof(bf16));
             _tile_loadd(5, output, line);
             _tile_loadd(6, output + LANES, line);
             _tile_loadd(4, pairs + d, dim * sizeof(bf16x2));
@@ -249,12 +256,12 @@ class MatrixWorker : Heads<bf16> {
     const int64_t sets;     // of heads
     const int64_t columns;  // of the products of a set: heads, filled up
     const MatrixUnit unit;
-    Buffer<bf16x2> packed_queries;
-    Buffer<float> products;
-    Buffer<bf16> packed_weights;
-    Buffer<bf16x2> packed_values;
-    Buffer<bf16> gathered;
     Coming coming{};
+    bf16x2 *const packed_queries;
+    float *const products;
+    bf16 *const packed_weights;
+    bf16x2 *const packed_values;
+    bf16 *const gathered;
 };
 
 #endif

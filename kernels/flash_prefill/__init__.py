@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kernels import arguments, counting
-from kernels.arguments import as_int32, view
+from kernels.arguments import Ints, as_int32, view
 from kernels.build import Functions
 from kernels.flash_prefill import reference
 from kernels.flash_prefill.cost import causal_pairs, flash_prefill_cost
@@ -16,8 +14,6 @@ from kernels.flash_prefill.cost import causal_pairs, flash_prefill_cost
 SIGNATURE = "piiipiipiipppppiiiiiffii"
 """The arguments that every prefill function of the C++ core begins with: see `native_arguments`."""
 NO_WINDOW = 1 << 31
-
-Ints = Sequence[int] | Tensor
 
 _flash_prefill = Functions(
     "flash_prefill", SIGNATURE, {torch.float32: "flash_prefill_f32", torch.bfloat16: "flash_prefill_bf16"}
@@ -71,11 +67,7 @@ def flash_prefill(
 
 def int_arguments(starts: Ints, counts: Ints, rows: Ints | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The numbers per batch row as the kernels read them."""
-    return _ints(starts), _ints(counts), None if rows is None else _ints(rows)
-
-
-def _ints(values: Ints) -> Tensor:
-    return as_int32(values) if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
+    return as_int32(starts), as_int32(counts), None if rows is None else as_int32(rows)
 
 
 def check(

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, counting
-from kernels.arguments import as_int32
+from kernels.arguments import Ints, as_int32
 from kernels.build import Functions
-from kernels.flash_prefill import SIGNATURE, Ints, check, int_arguments, native_arguments, outputs, readable
+from kernels.flash_prefill import SIGNATURE, check, int_arguments, native_arguments, outputs, readable
 from kernels.gathered_prefill import reference
 from kernels.gathered_prefill.cost import gathered_prefill_cost
 

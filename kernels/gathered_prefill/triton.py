@@ -1,6 +1,10 @@
-"""Attention of query blocks to listed tokens on the GPU: the tiles of flash_prefill, their keys gathered."""
+"""Attention of query blocks to listed tokens on the GPU: the tiles of flash_prefill, their keys chosen by lists.
+
+One kernel serves every sparse prefill: a list has blocks of keys, single columns, or both.
+"""
 
 # No `from __future__ import annotations`: Triton reads the annotations.
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -10,8 +14,6 @@ from kernels.jit import Variant, jit, variant
 
 BLOCK_K = 32
 """Keys per tile: the addresses of gathered ones take registers too."""
-TENSORS = "*bf16 i64 i64 i64 *bf16 i64 i64 *bf16 i64 i64 *i32 *i32 *i32 *bf16 *fp32"
-"""The arguments that `tensors` gives, for ahead-of-time compilation."""
 
 
 @jit
@@ -34,7 +36,7 @@ def load_queries(
 
 
 @jit
-def gathered_prefill_kernel(
+def listed_prefill_kernel(
     q: tl.tensor,
     q_batch: tl.tensor,
     q_token: tl.tensor,
@@ -50,8 +52,12 @@ def gathered_prefill_kernel(
     rows: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
-    indices: tl.tensor,
-    listed: tl.tensor,
+    block_count: tl.tensor,
+    block_offset: tl.tensor,
+    column_count: tl.tensor,
+    column_index: tl.tensor,
+    most_blocks: tl.tensor,
+    most_columns: tl.tensor,
     scale: tl.tensor,
     softcap: tl.tensor,
     window: tl.tensor,
@@ -60,13 +66,17 @@ def gathered_prefill_kernel(
     kv_heads: tl.tensor,
     selections: tl.tensor,
     block: tl.tensor,
+    key_block: tl.tensor,
     SOFTCAP: tl.constexpr,
     WIDTH: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """Program (part of a query block, head, batch row); indices [B, selections, blocks, listed]."""
+    """Program (part of a query block, head, batch row): first the blocks of keys of its list, then the columns.
+
+    block_count, column_count [B, selections, blocks]; block_offset, column_index the same by most_blocks, most_columns.
+    """
     parts = tl.cdiv(block, BLOCK_Q)
     number, head, batch = tl.program_id(0) // parts, tl.program_id(1), tl.program_id(2).to(tl.int64)
     start, count, row = tl.load(starts + batch), tl.load(counts + batch), tl.load(rows + batch).to(tl.int64)
@@ -77,48 +87,65 @@ def gathered_prefill_kernel(
     kv_head = (head * kv_heads // heads).to(tl.int64)
     key_base = keys + row * key_outer + kv_head * key_inner
     value_base = values + row * value_outer + kv_head * value_inner
-    blocks = tl.cdiv(width, block)
-    tokens = indices + ((batch * selections + head * selections // heads) * blocks + number) * listed
+    entry = (batch * selections + head * selections // heads) * tl.cdiv(width, block) + number
+    last, some = start + stop - 1, first < stop
 
     sums = tl.zeros((BLOCK_Q, DIM), tl.float32)
     peak = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     weight = tl.zeros((BLOCK_Q,), tl.float32)
-    for tile in range(0, tl.where(first < stop, listed, 0), BLOCK_K):
-        place = tile + tl.arange(0, BLOCK_K)
-        t = tl.load(tokens + place, place < listed, -1)
+    pieces = tl.cdiv(key_block, BLOCK_K)
+    for piece in range(tl.where(some, tl.load(block_count + entry) * pieces, 0)):
+        inside = piece % pieces * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = tl.load(block_offset + entry * most_blocks + piece // pieces)
+        t = tl.where(inside < key_block, offset + inside, -1)
         sums, peak, weight = attend_tokens(
-            query, key_base, value_base, t, start + i, start + first, start + stop - 1, window, scale, softcap,
+            query, key_base, value_base, t, start + i, start + first, last, window, scale, softcap,
+            sums, peak, weight, SOFTCAP, WIDTH, DIM,
+        )  # fmt: skip
+    columns = tl.load(column_count + entry)
+    for tile in range(0, tl.where(some, columns, 0), BLOCK_K):
+        place = tile + tl.arange(0, BLOCK_K)
+        t = tl.load(column_index + entry * most_columns + place, place < columns, -1)
+        sums, peak, weight = attend_tokens(
+            query, key_base, value_base, t, start + i, start + first, last, window, scale, softcap,
             sums, peak, weight, SOFTCAP, WIDTH, DIM,
         )  # fmt: skip
     where = (batch * width + i) * heads + head
     store_rows(out, lse, where, (weight > 0) & (i < stop), i < end, sums, peak, weight, WIDTH, DIM)
 
 
-def tensors(
+def listed_prefill(
     q: Tensor,
     key_cache: Tensor,
     value_cache: Tensor,
+    lists: tuple[Tensor, Tensor, Tensor, Tensor],
     starts: Tensor,
     counts: Tensor,
     rows: Tensor | None,
+    block: int,
+    key_block: int,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float,
     out: Tensor,
     lse: Tensor,
-) -> tuple[Tensor | int, ...]:
-    """What the kernels begin with."""
-    device = q.device
-    cache_rows = starts.new_tensor(range(len(starts))) if rows is None else rows
-    return (
+) -> None:
+    """Into contiguous `out` and `lse`; lists int32: block_count, block_offset, column_count, column_index."""
+    (batch, width, heads, dim), device = q.shape, q.device
+    selections = lists[0].shape[1]
+    cache_rows = starts.new_tensor(range(batch)) if rows is None else rows
+    listed_prefill_kernel[triton.cdiv(width, block) * triton.cdiv(block, BLOCK_Q), heads, batch](
         *(q, q.stride(0), q.stride(1), q.stride(2)),
         *(key_cache, key_cache.stride(0), key_cache.stride(1)),
         *(value_cache, value_cache.stride(0), value_cache.stride(1)),
         *(starts.to(device), counts.to(device), cache_rows.to(device), out, lse),
+        *(*lists, lists[1].shape[3], lists[3].shape[3]),
+        *(scale, softcap, FAR if window is None else min(window, FAR)),
+        *(width, heads, key_cache.shape[1], selections, block, key_block),
+        SOFTCAP=softcap > 0,
+        **shapes(dim),
     )
-
-
-def grid(q: Tensor, block: int) -> tuple[int, int, int]:
-    """Parts of at most BLOCK_Q queries of each block, heads and batch rows."""
-    batch, width, heads, _ = q.shape
-    return triton.cdiv(width, block) * triton.cdiv(block, BLOCK_Q), heads, batch
 
 
 def gathered_prefill(
@@ -137,24 +164,18 @@ def gathered_prefill(
     out: Tensor,
     lse: Tensor,
 ) -> None:
-    """The contract of `kernels.gathered_prefill.gathered_prefill`, into contiguous `out` and `lse`."""
-    _, width, heads, dim = q.shape
-    _, selections, _, listed = indices.shape
-    limit = FAR if window is None else min(window, FAR)
-    gathered_prefill_kernel[grid(q, block)](
-        *tensors(q, key_cache, value_cache, starts, counts, rows, out, lse),
-        indices,
-        listed,
-        scale,
-        softcap,
-        limit,
-        width,
-        heads,
-        key_cache.shape[1],
-        selections,
-        block,
-        SOFTCAP=softcap > 0,
-        **shapes(dim),
+    """The contract of `kernels.gathered_prefill.gathered_prefill`: lists of columns only."""
+    none = torch.zeros(indices.shape[:3], dtype=torch.int32, device=q.device)
+    lists = none, none[..., None], torch.full_like(none, indices.shape[3]), indices
+    listed_prefill(
+        *(q, key_cache, value_cache, lists, starts, counts, rows),
+        block=block,
+        key_block=1,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        out=out,
+        lse=lse,
     )
 
 
@@ -166,8 +187,8 @@ def shapes(dim: int) -> dict[str, int]:
 
 def variants() -> list[Variant]:
     """What ahead-of-time compilation should cover: bf16, D = 64 and 128."""
-    types = f"{TENSORS} *i32 i32 fp32 fp32 i32 i32 i32 i32 i32 i32"
+    types = "*bf16 i64 i64 i64 *bf16 i64 i64 *bf16 i64 i64 *i32 *i32 *i32 *bf16 *fp32"
+    types += " *i32 *i32 *i32 *i32 i32 i32 fp32 fp32 i32 i32 i32 i32 i32 i32 i32"
     return [
-        variant(f"gathered_prefill-{dim}", gathered_prefill_kernel, types, SOFTCAP=0, **shapes(dim))
-        for dim in (64, 128)
+        variant(f"listed_prefill-{dim}", listed_prefill_kernel, types, SOFTCAP=0, **shapes(dim)) for dim in (64, 128)
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, counting
-from kernels.arguments import as_int32
+from kernels.arguments import Ints, as_int32
 from kernels.build import Functions
 from kernels.kv_move import reference
 from kernels.kv_move.cost import move_cost
@@ -50,7 +50,7 @@ def gather(source: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tenso
     return out
 
 
-def compact(caches: Sequence[Tensor], index: Tensor, starts: Sequence[int] | Tensor) -> None:
+def compact(caches: Sequence[Tensor], index: Tensor, starts: Ints) -> None:
     """Move tokens index[b, i] of row b to starts[b] + i, i = 0 ... n - 1, in every cache [B, G, C, D] of a list.
 
     As if all were read before the first is written. Commits the accepted path of a draft tree: caches of all layers,
@@ -59,7 +59,7 @@ def compact(caches: Sequence[Tensor], index: Tensor, starts: Sequence[int] | Ten
     """
     first = _first(caches)
     batch, heads, _, dim = first.shape
-    chosen, targets = as_int32(index), _ints(starts)
+    chosen, targets = as_int32(index), as_int32(starts)
     if chosen.dim() != 2 or len(chosen) != batch or len(targets) != batch:
         raise ValueError(f"index {list(index.shape)} and {len(targets)} starts do not fit {batch} cache rows")
     if counting.active is not None:
@@ -79,7 +79,7 @@ def compact(caches: Sequence[Tensor], index: Tensor, starts: Sequence[int] | Ten
     return None
 
 
-def copy_slots(caches: Sequence[Tensor], pairs: Tensor, lengths: Sequence[int] | Tensor) -> None:
+def copy_slots(caches: Sequence[Tensor], pairs: Tensor, lengths: Ints) -> None:
     """Copy the first lengths[i] tokens of cache row pairs[i, 0] to row pairs[i, 1], in every cache of a list.
 
     Caches [S, G, C, D] are slots (Flover's reordering, card flover, section 5) or a pool of pages (then C is the page
@@ -88,7 +88,7 @@ def copy_slots(caches: Sequence[Tensor], pairs: Tensor, lengths: Sequence[int] |
     """
     first = _first(caches)
     _, heads, _, dim = first.shape
-    chosen, counts = as_int32(pairs), _ints(lengths)
+    chosen, counts = as_int32(pairs), as_int32(lengths)
     if chosen.dim() != 2 or chosen.shape[1] != 2 or len(counts) != len(chosen):
         raise ValueError(f"pairs {list(pairs.shape)} and {len(counts)} lengths do not fit")
     if counting.active is not None:
@@ -105,10 +105,6 @@ def copy_slots(caches: Sequence[Tensor], pairs: Tensor, lengths: Sequence[int] |
     shape = len(chosen), heads, dim * first.element_size(), torch.get_num_threads()
     function(*_table(caches), chosen.data_ptr(), counts.data_ptr(), *shape)
     return None
-
-
-def _ints(values: Sequence[int] | Tensor) -> Tensor:
-    return as_int32(values) if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
 
 
 def _first(caches: Sequence[Tensor]) -> Tensor:

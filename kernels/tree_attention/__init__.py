@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kernels import arguments, counting
-from kernels.arguments import as_int32, view
+from kernels.arguments import Ints, as_int32, view
 from kernels.build import Functions
+from kernels.flash_prefill import outputs, readable
 from kernels.tree_attention import reference
 from kernels.tree_attention.cost import tree_attention_cost
 from kernels.tree_attention.masks import MOST_NODES, ancestor_masks
@@ -28,8 +27,8 @@ def tree_attention(
     key_cache: Tensor,
     value_cache: Tensor,
     masks: Tensor,
-    lengths: Sequence[int] | Tensor,
-    counts: Sequence[int] | Tensor | None = None,
+    lengths: Ints,
+    counts: Ints | None = None,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -44,15 +43,13 @@ def tree_attention(
     must be finite. A node that sees nothing gives 0 and -inf. Source: SpecInfer (arXiv 2305.09781); _speculative, 7.
     """
     batch, nodes, heads, head_dim = q.shape
-    starts, numbers = _ints(lengths), _ints([nodes] * batch if counts is None else counts)
+    starts, numbers = as_int32(lengths), as_int32([nodes] * batch if counts is None else counts)
     _check(q, key_cache, masks, starts, numbers)
-    if out is None:
-        out = q.new_empty(q.shape)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    out, lse = outputs(q, out)
     if counting.active is not None:
         cost = tree_attention_cost(starts.tolist(), numbers.tolist(), q.shape, key_cache.shape[1], q.element_size())
         counting.record("tree_attention", cost)
-    matches = _readable(q, key_cache, value_cache, out)
+    matches = readable(q, key_cache, value_cache, out)
     function = _tree_attention[q.dtype] if q.is_cpu else None
     bits = masks.to(torch.int64).contiguous()
     if function is None or not matches:
@@ -71,10 +68,6 @@ def tree_attention(
     return out, lse
 
 
-def _ints(values: Sequence[int] | Tensor) -> Tensor:
-    return as_int32(values) if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
-
-
 def _check(q: Tensor, cache: Tensor, masks: Tensor, lengths: Tensor, counts: Tensor) -> None:
     batch, nodes, heads, _ = q.shape
     if nodes > MOST_NODES:
@@ -86,12 +79,3 @@ def _check(q: Tensor, cache: Tensor, masks: Tensor, lengths: Tensor, counts: Ten
         )
     if q.is_cpu and batch and (int(counts.max()) > nodes or int((lengths + counts).max()) > cache.shape[2]):
         raise ValueError(f"counts exceed the {nodes} nodes or, with lengths, the {cache.shape[2]} slots of the cache")
-
-
-def _readable(q: Tensor, key_cache: Tensor, value_cache: Tensor, out: Tensor) -> bool:
-    """One dtype, elements side by side, tokens D apart, and whole vectors of 16 elements."""
-    head_dim = q.shape[3]
-    if not key_cache.dtype is value_cache.dtype is q.dtype or head_dim % 16 or not out.is_contiguous():
-        return False
-    last = (head_dim, 1)
-    return q.stride()[3] == 1 and key_cache.stride()[2:] == value_cache.stride()[2:] == last

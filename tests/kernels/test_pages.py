@@ -11,17 +11,21 @@ from kernels.flash_decode import dense_spans, flash_decode, page_spans, paged
 KV_HEADS, DIM, ZERO = 3, 64, torch.zeros(2).int()
 
 
-def scattered(cache: Tensor, page: int) -> tuple[Tensor, Tensor]:
-    """cache [B, G, T, D] -> (a pool of pages [P, G, page, D] in random order with NaN pages between, table [B, n])."""
-    batch, kv_heads, tokens, dim = cache.shape
+def page_table(cache: Tensor, page: int) -> Tensor:
+    """[B, n]: different pages of a pool twice as large as the cache needs, in random order."""
+    batch, _, tokens, _ = cache.shape
     n = -(-tokens // page)
-    pool = torch.full((2 * batch * n, kv_heads, page, dim), torch.nan)
-    table = torch.randperm(len(pool))[: batch * n].view(batch, n).int()
-    for row in range(batch):
-        for i, place in enumerate(table[row].tolist()):
+    return torch.randperm(2 * batch * n)[: batch * n].view(batch, n).int()
+
+
+def scattered(cache: Tensor, table: Tensor, page: int) -> Tensor:
+    """The pool [P, G, page, D] that holds a cache [B, G, T, D]; whatever else it holds is NaN."""
+    pool = torch.full((2 * table.numel(), cache.shape[1], page, cache.shape[3]), torch.nan)
+    for row, places in enumerate(table.tolist()):
+        for i, place in enumerate(places):
             part = cache[row, :, i * page : (i + 1) * page]
             pool[place, :, : part.shape[1]] = part
-    return pool, table
+    return pool
 
 
 @pytest.mark.parametrize("page", [1, 5, 16, 64])
@@ -30,12 +34,8 @@ def test_pages_give_what_a_contiguous_cache_gives(page: int) -> None:
     lengths = torch.tensor([100, 37]).int()
     q, keys, values = torch.randn(2, 9, DIM), *torch.randn(2, 2, KV_HEADS, 100, DIM)
     keys[1, :, 37:] = values[1, :, 37:] = torch.nan
-    (key_pool, table), cos = scattered(keys, page), torch.randn(100, DIM // 2)
-    value_pool = torch.full_like(key_pool, torch.nan)
-    for row in range(2):
-        for i, place in enumerate(table[row].tolist()):
-            part = values[row, :, i * page : (i + 1) * page]
-            value_pool[place, :, : part.shape[1]] = part
+    table, cos = page_table(keys, page), torch.randn(100, DIM // 2)
+    key_pool, value_pool = scattered(keys, table, page), scattered(values, table, page)
     spans = page_spans(table, lengths, page, KV_HEADS)
     out, lse = flash_decode(q, paged(key_pool), paged(value_pool), spans, ZERO, cos=cos, sin=cos, scale=0.1)
     expected = flash_decode(q, keys, values, dense_spans(lengths), torch.arange(2).int(), cos=cos, sin=cos, scale=0.1)
