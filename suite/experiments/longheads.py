@@ -24,9 +24,10 @@ from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
 from suite.harness.options import make_workload
-from suite.methods.attention.base import MeteredAttention, SelectedAttention, Selection
+from suite.methods.attention.base import MeteredAttention, SelectedAttention
 from suite.methods.attention.dense import Dense
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
+from suite.methods.attention.selection import Selection
 from suite.methods.attention.streaming import Streaming, StreamingConfig
 from suite.methods.base import Claim, Method, MethodConfig
 from suite.models.attention import Step

@@ -18,6 +18,7 @@ from workloads.schema import Request
 BUDGET = 64
 NAMES = [name for name, entry in METHODS.items() if entry.family == "attention"]
 SELECTING = [name for name in NAMES if name != "dense"]
+ACTING = {phase: [name for name in SELECTING if phase in METHODS.load(name).acts_in] for phase in ("prefill", "decode")}
 
 
 def at_budget(name: str) -> tuple[Method, Any]:
@@ -53,14 +54,22 @@ def test_short_input_is_dense(name):
 def test_long_input_is_not_dense(name):
     """A method that attends to everything would pass every equality test: beyond its budget it must differ."""
     method, config = at_budget(name)
-    tokens = torch.randint(0, 128, (1, 4 * BUDGET))
+    tokens = torch.randint(0, 128, (1, 4 * BUDGET + 8))
     model = tiny_model()
-    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, 4 * BUDGET)
-    ours = logits_of(model.decoder, selected(method, config), tokens, 4 * BUDGET)
+    dense = continued(model.decoder, DenseAttention(CONFIG), tokens, 4 * BUDGET)
+    ours = continued(model.decoder, selected(method, config), tokens, 4 * BUDGET)
     assert (ours - dense)[:, -1].abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", SELECTING)
+def continued(decoder: Any, attention: Any, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
+    """Logits of the tokens after a prompt that is fed in one pass, one by one."""
+    cache = decoder.new_cache(tokens.shape[0], 0)
+    with torch.inference_mode():
+        decoder(tokens[:, :prompt], cache, attention)
+        return torch.stack([decoder(token, cache, attention) for token in tokens[:, prompt:].split(1, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("name", [name for name in SELECTING if not METHODS.load(name).pools_queries])
 def test_any_prefill_chunk_gives_the_same_logits(name):
     method, config = at_budget(name)
     tokens = torch.randint(0, 128, (1, 200))
@@ -115,7 +124,7 @@ def test_retention_is_counted_by_its_definition(name):
     meter = CountingMeter(CONFIG.kv_bytes_per_token(4))
     complete(name, [request("a", 240, new=10)], meter=meter)
     kv = meter.kv_samples()[0]
-    if name == "dense":
+    if name not in ACTING["decode"]:
         assert kv.selected_retention == kv.stored_retention == 1.0
         assert kv.read_bytes_per_step == pytest.approx(kv.full_bytes, rel=0.05)
         return
@@ -127,7 +136,7 @@ def test_retention_is_counted_by_its_definition(name):
     assert kv.resident_bytes >= (0.25 if evicts else 0.99) * kv.full_bytes * kv.stored_retention
 
 
-@pytest.mark.parametrize("name", SELECTING)
+@pytest.mark.parametrize("name", ACTING["decode"])
 def test_kernel_reads_scale_with_retention(name):
     """Bytes the decode kernel reports reading fall with the budget: no mask over a full read."""
     from kernels.counting import counting
@@ -142,6 +151,21 @@ def test_kernel_reads_scale_with_retention(name):
         return both - 2 * prefill
 
     assert decode_bytes(name) < 0.5 * decode_bytes("dense")
+
+
+@pytest.mark.parametrize("name", ACTING["prefill"])
+def test_attention_work_of_prefill_falls_below_the_dense_one(name):
+    """FLOPs that the attention kernels report for a long prompt: a mask over a full product would cost as many."""
+    from kernels.counting import counting
+
+    def flops(which: str) -> float:
+        method, config = at_budget(which)
+        with counting() as counter, method.attach(tiny_model(), config) as generator:
+            list(generator.generate([request("a", 8 * BUDGET, new=1)], RequestMeter()))
+        kinds = ("flash_prefill", "flash_decode", "gathered_prefill", "block_sparse_prefill", "vertical_slash_prefill")
+        return sum(counter.costs[kind].flops for kind in kinds if kind in counter.costs)
+
+    assert flops(name) < 0.6 * flops("dense")
 
 
 def test_every_registered_method_has_a_card_that_matches_its_entry():

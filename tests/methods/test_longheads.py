@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.counting import counting
-from suite.methods.attention.base import count_read
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
+from suite.methods.attention.selection import count_read
 from suite.models.attention import DenseAttention, Step
 from suite.models.config import ModelConfig
 from suite.models.rope import Rope, rotate

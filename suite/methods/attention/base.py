@@ -4,10 +4,12 @@ A method says which tokens each query reads, as *spans*: rows of (start, stop, q
 as they were stored; the query is rotated once for each span, so relative distances can be the true ones, compressed,
 clamped or all alike without touching a key. That one form carries the family's systems:
 
-- true distances (ChunkLLM, DHSA decode): keys stored rotated by position, every span with the query's own position;
+- true distances (ChunkLLM, DHSA): keys stored rotated by position, every span with the query's own position;
 - slots (LongHeads): keys stored rotated inside their chunk, one span per chunk, query position = own slot - chunk slot;
 - regions (dual chunk attention): keys stored rotated modulo c, one span each for intra, successive and inter;
-- one angle (ActQKV): keys stored as projected, every retrieved span with the same query position.
+- one angle (ActQKV): retrieved blocks lie outside the cache, keys as projected, all spans with one query position.
+
+In prefill many rows read together: `suite.methods.attention.selection` has the plans a method can answer with.
 
 Shapes: B batch, T new tokens, H query heads, G KV heads, D head dim, N query rows, n spans.
 """
@@ -15,39 +17,26 @@ Shapes: B batch, T new tokens, H query heads, G KV heads, D head dim, N query ro
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import flash_decode
 from kernels.decode_layer import Tables
+from suite.methods.attention.selection import Plan, Selection, Site, count_read, read_spans, stack
 from suite.methods.base import Generator, Method, MethodConfig
 from suite.models.attention import DenseAttention, Step, causal_attention, store_rotated
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
-from suite.models.generation import AttentionRead, Meter, generate
+from suite.models.generation import PREFILL_CHUNK, AttentionRead, Meter, generate
 from suite.models.language_model import LanguageModel
 from suite.models.rope import rotate
 from workloads.schema import Completion, Request
 
-
-@dataclass(frozen=True)
-class Selection:
-    """What every query row reads in one layer; several spans of a row are one softmax.
-
-    spans: int32 [N, S, n, 3], S = 1 (all heads alike), G or H; the columns are start, stop (cache slots, stop excluded;
-    start == stop is padding) and the position the query is rotated to. Bytes are those of making the selection.
-    """
-
-    spans: Tensor
-    index_bytes: int = 0
-    copy_bytes: int = 0
+Phase = Literal["prefill", "decode"]
 
 
 class AttentionMethod(Method):
@@ -55,10 +44,19 @@ class AttentionMethod(Method):
 
     One instance runs one batch at a time; `begin_batch` resets it. `key_period` p stores keys rotated by position mod p
     (0: by position). A prompt of at most `dense_until` tokens, and the rows below it, get ordinary attention.
+    `prefill_chunk` is the number of prompt tokens per pass. `acts_in` names the phases in which less is read;
+    `pools_queries` says that a prefill plan looks at several queries at once, so that it depends on how the prompt is
+    cut into passes.
     """
 
     key_period: int = 0
     dense_until: int = 0
+    acts_in: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
+    pools_queries: ClassVar[bool] = False
+
+    def prefill_chunk(self, config: Any) -> int:
+        """Prompt tokens per prefill pass."""
+        return PREFILL_CHUNK
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         """Layers with a sliding window stay as they are; a model that has no others is refused."""
@@ -75,11 +73,18 @@ class AttentionMethod(Method):
         """Decode: what the newest token of one batch row reads; q [H, D] is not rotated."""
 
     @abstractmethod
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Selection | None:
-        """Prefill: what the rows q [T, H, D] (not rotated, at slots first, first+1, ...) read; `None` is dense."""
+    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan | None:
+        """Prefill: how the rows q [T, H, D] (not rotated, at slots first, first+1, ...) are read; `None` is dense."""
+
+    def keep(self, layer: int, k: Tensor, v: Tensor, row: int, step: Step) -> None:
+        """New tokens of one batch row as projected, k and v [T, G, D], before they are rotated and stored."""
 
     def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
         """New tokens of one batch row are stored: q [T, H, D] rotated as its keys are; extend the index."""
+
+    def sharpen(self, seen: Tensor) -> Tensor | None:
+        """Factor on the logits of queries that have seen `seen` [...] tokens, their own included; `None` is 1."""
+        return None
 
     def evict(self, cache: KVCache, counts: Sequence[int]) -> None:
         """Before a pass over `counts` new tokens per row: give back what no later query will read."""
@@ -90,6 +95,10 @@ class AttentionMethod(Method):
     def capacity(self, tokens: int) -> int:
         """Tokens the cache needs room for when a request has `tokens` in all."""
         return tokens
+
+    def stored(self, row: int, step: Step) -> float:
+        """Tokens of one batch row whose keys and values are kept, on any tier, after this pass."""
+        return float(step.stops[row])
 
     def index_bytes(self) -> int:
         """Bytes of what the method keeps beside keys and values."""
@@ -103,7 +112,8 @@ class AttentionMethod(Method):
     @contextmanager
     def attach(self, model: LanguageModel, config: MethodConfig) -> Iterator[Generator]:
         """Nothing is installed on the model: the decoder takes its attention as an argument."""
-        yield AttentionGenerator(model, lambda batch, meter: self._attention(model.config, config, batch, meter))
+        make = partial(self._attention, model.config, config)
+        yield AttentionGenerator(model, make, self.prefill_chunk(config))
 
     def _attention(self, model: ModelConfig, config: MethodConfig, batch: int, meter: Meter) -> MeteredAttention:
         self.begin_batch(model, config, batch)
@@ -121,7 +131,9 @@ class MeteredAttention(DenseAttention):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         attended = super().__call__(layer, q, k, v, step)
         if self._meter.counting and step.width == 1:
-            self._report(layer, step, Selection(self.spans(layer, step)))
+            spans = self.spans(layer, step)
+            for row, stop in enumerate(step.stops):
+                self._report(layer, row, step, Selection(spans[row : row + 1]), stop)
         return attended
 
     def plain(self, step: Step) -> Tables | None:
@@ -133,23 +145,25 @@ class MeteredAttention(DenseAttention):
         if max(counts) > 1 or not self._prompt:
             self._prompt = [seen + count for seen, count in zip(cache.seen, counts, strict=True)]
 
-    def _report(self, layer: int, step: Step, selection: Selection) -> None:
-        for row, spans in enumerate(selection.spans):
-            read = count_read(spans[..., :2], self.config.heads, self.config.kv_heads)
-            element = step.cache.keys[layer].element_size()
-            figures = AttentionRead(
-                layer=layer,
-                tokens=int(step.positions[row, 0]) + 1,
-                prompt_tokens=self._prompt[row],
-                stored=float(step.stops[row]),
-                kv_bytes=int(read.union * self.config.kv_heads * 2 * self.config.head_dim * element),
-                union=read.union,
-                per_query_head=read.per_query_head,
-                padded=read.padded,
-                index_bytes=selection.index_bytes // len(selection.spans),
-                copy_bytes=selection.copy_bytes // len(selection.spans),
-            )
-            self._meter.attention(figures)
+    def _report(self, layer: int, row: int, step: Step, selection: Selection, stored: float) -> None:
+        config = self.config
+        read = count_read(selection.spans[0, ..., :2], config.heads, config.kv_heads)
+        if selection.elsewhere is not None:
+            read += count_read(selection.elsewhere.spans[0, ..., :2], config.heads, config.kv_heads)
+        element = step.cache.keys[layer].element_size()
+        figures = AttentionRead(
+            layer=layer,
+            tokens=int(step.positions[row, 0]) + 1,
+            prompt_tokens=self._prompt[row],
+            stored=stored,
+            kv_bytes=int(read.union * config.kv_heads * 2 * config.head_dim * element),
+            union=read.union,
+            per_query_head=read.per_query_head,
+            padded=read.padded,
+            index_bytes=selection.index_bytes,
+            copy_bytes=selection.copy_bytes,
+        )
+        self._meter.attention(figures)
 
 
 class SelectedAttention(MeteredAttention):
@@ -178,10 +192,15 @@ class SelectedAttention(MeteredAttention):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         if self.config.sliding(layer) is not None:  # a windowed layer reads little already: it stays as it is
             return super().__call__(layer, q, k, v, step)
+        for row, count in enumerate(step.counts):
+            self._method.keep(layer, k[row, :count], v[row, :count], row, step)
         turned = q.clone()
         store_rotated(layer, turned, k, v, *self.tables(layer, step.seen), self._key_positions(step), step)
         for row, count in enumerate(step.counts):
             self._method.learn(layer, turned[row, :count], row, step)
+        factor = step.shared("sharpen", lambda: self._method.sharpen(step.positions + 1))
+        if factor is not None:
+            q = (q * factor[..., None, None]).to(q.dtype)
         return self._decode_rows(layer, q, step) if step.width == 1 else self._prefill_rows(layer, q, step)
 
     def _key_positions(self, step: Step) -> Tensor:
@@ -196,10 +215,22 @@ class SelectedAttention(MeteredAttention):
             else step.shared(f"everything/{row}", partial(self._everything, row, step))
             for row in range(step.cache.batch)
         ]
-        selection = chosen[0] if len(chosen) == 1 else stack(chosen, self.config)
         if self._meter.counting:
-            self._report(layer, step, selection)
-        return self._read(layer, q[:, 0], selection.spans, step.rows, step)[:, None]
+            for row, selection in enumerate(chosen):
+                self._report(layer, row, step, selection, self._method.stored(row, step))
+        site = self._site(layer, step)
+        if len(chosen) == 1 or all(selection.elsewhere is None for selection in chosen):
+            together = chosen[0] if len(chosen) == 1 else stack(chosen)
+            return read_spans(q[:, 0], together, step.rows, site)[:, None]
+        each = [read_spans(q[r], s, step.rows[r : r + 1], site) for r, s in enumerate(chosen)]
+        return torch.stack(each)
+
+    def _site(self, layer: int, step: Step, row: int | None = None, first: int = 0) -> Site:
+        """The cache of one layer, of all rows or of one."""
+        rows = slice(None) if row is None else slice(row, row + 1)
+        keys, values = step.cache.keys[layer][rows], step.cache.values[layer][rows]
+        cos, sin = self.tables(layer, step.seen)
+        return Site(keys, values, first, cos, sin, self.config.scale, self.config.attention_softcap)
 
     def _everything(self, row: int, step: Step) -> Selection:
         """All tokens of a row at their true distances: one span per period of the stored rotation."""
@@ -213,12 +244,11 @@ class SelectedAttention(MeteredAttention):
         for row, count in enumerate(step.counts):
             dense = min(max(self._method.dense_until - step.cache.seen[row], 0), count)
             first = step.starts[row] + dense
-            selection = self._method.plan(layer, q[row, dense:count], row, first, step) if dense < count else None
-            if selection is None:
+            plan = self._method.plan(layer, q[row, dense:count], row, first, step) if dense < count else None
+            if plan is None:
                 dense = count
             else:
-                rows = torch.full((count - dense,), row, dtype=torch.int32)
-                out[row, dense:count] = self._read(layer, q[row, dense:count], selection.spans, rows, step)
+                out[row, dense:count] = plan.attend(q[row, dense:count], self._site(layer, step, row, first))[0]
             if dense:
                 out[row, :dense] = self._dense_rows(layer, q[row, :dense], row, step)
         return out
@@ -237,62 +267,24 @@ class SelectedAttention(MeteredAttention):
             turned, keys, values, start, self.config.scale, softcap=self.config.attention_softcap
         ).transpose(0, 1)
 
-    def _read(self, layer: int, q: Tensor, spans: Tensor, rows: Tensor, step: Step) -> Tensor:
-        """Exact attention of q [N, H, D] over its spans."""
-        cos, sin = self.tables(layer, step.seen)
-        out, _ = flash_decode.flash_decode(
-            q, step.cache.keys[layer], step.cache.values[layer], spans, rows, cos=cos, sin=sin,
-            scale=self.config.scale, softcap=self.config.attention_softcap,
-        )  # fmt: skip
-        return out
-
 
 class AttentionGenerator:
     """Generates on the native decoder with a fresh attention for every batch."""
 
-    def __init__(self, model: LanguageModel, attention: Any) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        attention: Callable[[int, Meter], MeteredAttention],
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
         self._model = model
         self._attention = attention
+        self._prefill_chunk = prefill_chunk
 
     def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]:
         """One batch; completions in the order of the requests."""
-        return generate(self._model, self._attention(len(requests), meter), requests, meter)
-
-
-@dataclass(frozen=True)
-class Read:
-    """Positions read by one query row: per KV head as a union over its query heads, per query head, and the largest."""
-
-    union: float
-    per_query_head: float
-    padded: float
-
-
-def count_read(spans: Tensor, heads: int, kv_heads: int) -> Read:
-    """Counts positions in spans [S, n, 2] of one row (definitions: `_kv_retention.md` section 2).
-
-    `union` averages over KV heads, `per_query_head` over query heads, `padded` is the largest union of a KV head.
-    """
-    ranges = spans.numpy()  # numpy, so that this bookkeeping is not itself counted as the method's work
-    read = np.zeros((len(ranges), int(ranges.max()) + 1), dtype=np.bool_)
-    for row, selected in zip(read, ranges.tolist(), strict=True):
-        for start, stop in selected:
-            row[start:stop] = True
-    per_head = np.repeat(read, heads // len(read), axis=0)
-    unions = per_head.reshape(kv_heads, -1, per_head.shape[1]).any(axis=1).sum(axis=1)
-    return Read(float(unions.mean()), float(per_head.sum(axis=1).mean()), float(unions.max()))
-
-
-def stack(selections: Sequence[Selection], config: ModelConfig) -> Selection:
-    """The selections of several batch rows as one: padded with empty spans to the longest, widened to the widest S."""
-    width = max(s.spans.shape[1] for s in selections)
-    longest = max(s.spans.shape[2] for s in selections)
-    rows = []
-    for selection in selections:
-        spans = selection.spans
-        spans = spans.repeat_interleave(width // spans.shape[1], dim=1)
-        rows.append(torch.nn.functional.pad(spans, (0, 0, 0, longest - spans.shape[2])))
-    return Selection(torch.cat(rows), sum(s.index_bytes for s in selections), sum(s.copy_bytes for s in selections))
+        attention = self._attention(len(requests), meter)
+        return generate(self._model, attention, requests, meter, self._prefill_chunk)
 
 
 def grow(reps: Tensor, chunks: int) -> Tensor:

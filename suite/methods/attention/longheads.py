@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.select_top import select_top
-from suite.methods.attention.base import AttentionMethod, Selection, grow
+from suite.methods.attention.base import AttentionMethod, grow
+from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from suite.methods.attention.base import AttentionMethod, Selection
+from suite.methods.attention.base import AttentionMethod
+from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.cache import KVCache
