@@ -215,13 +215,15 @@ def export(
 @app.command(epilog="Example: python -m suite train lab-recall -o my-model")
 def train(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
+    model: Annotated[str | None, typer.Option(help="The frozen model that adapters are trained for.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Text to train adapters on; default: the model's own.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory of the checkpoint.")] = None,
     json: Json = False,
 ) -> int:
     """Train one of the suite's small models from its recipe."""
     from suite.commands import training
 
-    return training.train(recipe, output, json)
+    return training.train(recipe, model, data, output, json)
 
 
 @app.command(epilog="Example: python -m suite doctor")

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from rich import progress as bars
 
 from suite.commands.output import number, print_json, stderr, stdout
+from suite.models.loaders import load_model
 from suite.models.recipes import RECIPES, run_recipe
 
 if TYPE_CHECKING:
     from suite.models.trainer import Progress
 
 
-def train(recipe: str, output: Path | None, as_json: bool) -> int:
+def train(recipe: str, model_name: str | None, data: Path | None, output: Path | None, as_json: bool) -> int:
     """Trains into `output` (default: a directory with the recipe's name) and says where the checkpoint is."""
     _ = RECIPES[recipe]
+    model = load_model(model_name, "fp32") if model_name else None
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TextColumn("{task.fields[figures]}"))
     with bars.Progress(*columns, console=stderr()) as bar:
         task = bar.add_task(recipe, total=None, figures="")
@@ -27,7 +29,7 @@ def train(recipe: str, output: Path | None, as_json: bool) -> int:
             left = f"loss {number(moment.loss)}  {figures}  about {moment.eta_s:.0f} s left"
             bar.update(task, completed=moment.step, total=moment.steps, figures=moment.outcome or left)
 
-        directory = run_recipe(recipe, output or Path(recipe), show)
+        directory = run_recipe(recipe, output or Path(recipe), show, model, data)
     manifest = json.loads((directory / "manifest.json").read_text())
     if as_json:
         print_json({"checkpoint": str(directory), "manifest": manifest})

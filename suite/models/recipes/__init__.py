@@ -5,24 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from suite.errors import InputError
 from suite.registry import Entry, Registry
 
 if TYPE_CHECKING:
+    from suite.models.language_model import LanguageModel
     from suite.models.trainer import Callback
 
 RECIPES = Registry(
     "recipe",
     (Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),),
 )
+"""Family "lab": models made from nothing. Family "adapter": modules beside a frozen model, which they are made with."""
 
 
-def run_recipe(name: str, output: Path, progress: Callback) -> Path:
+def run_recipe(
+    name: str, output: Path, progress: Callback, model: LanguageModel | None = None, data: Path | None = None
+) -> Path:
     """Trains a registered recipe and returns the directory with its checkpoint and `manifest.json`.
 
+    Recipes of the family "adapter" are made for `model`, on the user's text `data` or on what the model writes itself.
     An unknown name or an output that cannot be written is an `InputError` before training starts. Ctrl-C saves the best
     weights so far; the last report to `progress` says how the run ended.
     """
-    recipe = RECIPES.load(name)()
+    adapter, kind = RECIPES[name].family == "adapter", RECIPES.load(name)
+    if adapter and model is None:
+        raise InputError(f"{name} trains adapters for a model: give --model.")
+    if not adapter and (model is not None or data is not None):
+        raise InputError(f"{name} makes a model of its own from generated data: it takes neither --model nor --data.")
+    recipe = kind(model, data) if adapter else kind()
     from suite.models.trainer import train  # imports torch
 
     train(recipe, output, progress)
