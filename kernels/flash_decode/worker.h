@@ -95,36 +95,34 @@ template <class T> class VectorWorker : Heads<T> {
         this->load_queries(item);
         const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
         const T *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
-        // One page of keys: the block in work and the one being prefetched share the L1 cache.
-        const int64_t tiles = std::clamp<int64_t>(4096 / (LANES * dim * sizeof(T)), 1, Block::MOST_TILES);
+        // Two pages of keys: the block in work and the one being prefetched share the L1 cache.
+        const int64_t tiles = std::clamp<int64_t>(8192 / (LANES * dim * sizeof(T)), 1, Block::MOST_TILES);
         Cursor cursor(problem.spans_of(item), begin, end, (int)tiles, problem.cos != nullptr);
         Block blocks[2];
         cursor.next(blocks[0]);
         for (int now = 0; blocks[now].size; now = 1 - now) {
             const Block &block = blocks[now], &after = blocks[1 - now];
             cursor.next(blocks[1 - now]);
-            logits(item, keys, values, block, after);
+            logits(item, keys, block, after);
             for (int64_t h = 0; h < heads; ++h) this->softmax(h, block, state);
             for_head_tiles(heads, [&](int64_t h, auto tile) {
-                weigh_columns<tile.value>(&weights[h * Block::TOKENS], values, dim, block, state.output + h * dim);
+                weigh_columns<tile.value>(&weights[h * Block::TOKENS], values, dim, block, h ? nullptr : &after,
+                                          state.output + h * dim);
             });
         }
     }
 
   private:
-    // Logits of all heads for the keys of a block into weights[h][...]. While this works, the rows of the next block
-    // are on their way.
-    void logits(int64_t item, const T *keys, const T *values, const Block &block, const Block &after) {
+    // Logits of all heads for the keys of a block into weights[h][...]. Meanwhile the first heads ask for the next
+    // block's keys, as they do for its values later: the hardware follows neither jumps between spans nor page borders.
+    void logits(int64_t item, const T *keys, const Block &block, const Block &after) {
         for (int i = 0; i < block.size; ++i) {
             const Tile &tile = block.tiles[i];
             if (problem.cos) this->rotate_queries(item, tile.position);
-            if (i < after.size) {
-                prefetch(keys, dim, after.tiles[i]);
-                prefetch(values, dim, after.tiles[i]);
-            }
+            const Tile *later = i < after.size ? &after.tiles[i] : nullptr;
             for_head_tiles(heads, [&](int64_t h, auto tile_heads) {
                 f32x16 products[tile_heads.value];
-                dots<tile_heads.value>(&queries[h * dim], keys, tile, dim, products);
+                dots<tile_heads.value>(&queries[h * dim], keys, tile, h ? nullptr : later, dim, products);
                 for (int j = 0; j < tile_heads.value; ++j)
                     store16(&weights[(h + j) * Block::TOKENS + i * LANES], this->logit(item, h + j, products[j], tile));
             });
