@@ -74,6 +74,12 @@ METHODS = Registry(
             "every head picks its chunks, inside the trained window (2402.10685)",
         ),
         Entry(
+            "qwen2_5_1m",
+            "suite.methods.attention.qwen2_5_1m:Qwen25OneM",
+            "attention",
+            "dual chunk attention and vertical-slash sparse prefill (2501.15383)",
+        ),
+        Entry(
             "streaming",
             "suite.methods.attention.streaming:Streaming",
             "attention",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from suite.harness.meter import RequestMeter
 from suite.methods.attention.base import AttentionMethod, MeteredAttention, SelectedAttention
+from suite.models.attention import Step
+from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.decoder import Decoder
 from suite.models.language_model import LanguageModel
@@ -34,6 +36,29 @@ def tiny_model(config: ModelConfig = CONFIG, dtype: torch.dtype = torch.float32,
     return LanguageModel("tiny", decoder, CharTokenizer(), "fp32" if dtype == torch.float32 else "bf16", "none", "test")
 
 
+def project(tokens: int, seed: int = 0, model: ModelConfig = CONFIG) -> tuple[Tensor, Tensor, Tensor]:
+    """Random raw q [1, T, H, D], k and v [1, T, G, D]."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, tokens, model.heads + 2 * model.kv_heads, model.head_dim)
+    return torch.randn(shape, generator=generator).split([model.heads, model.kv_heads, model.kv_heads], dim=2)
+
+
+def run_layer(
+    method: AttentionMethod, config: object, q: Tensor, k: Tensor, v: Tensor, chunk: int, model: ModelConfig = CONFIG
+) -> Tensor:
+    """Layer 0 of a method over raw projections [1, T, ...], `chunk` tokens per pass."""
+    cache = KVCache(model, 1, q.dtype)
+    attention, parts = selected(method, config, model), []
+    for start in range(0, q.shape[1], chunk):
+        piece = [x[:, start : start + chunk].clone() for x in (q, k, v)]
+        width = piece[0].shape[1]
+        attention.begin(cache, [width])
+        cache.reserve(cache.lengths[0] + width)
+        parts.append(attention(0, *piece, Step(cache, [width], width)))
+        cache.advance([width])
+    return torch.cat(parts, dim=1)
+
+
 def logits_of(decoder: Decoder, attention: MeteredAttention, tokens: torch.Tensor, chunk: int) -> torch.Tensor:
     """Logits [B, T, vocab] of tokens [B, T] fed `chunk` at a time."""
     cache = decoder.new_cache(tokens.shape[0], 0)
@@ -46,4 +71,4 @@ def logits_of(decoder: Decoder, attention: MeteredAttention, tokens: torch.Tenso
 
 def selected(method: AttentionMethod, config: object, model: ModelConfig = CONFIG, batch: int = 1) -> SelectedAttention:
     method.begin_batch(model, config, batch)
-    return SelectedAttention(model, method, RequestMeter())
+    return SelectedAttention(model, method)

@@ -11,32 +11,17 @@ from kernels.counting import counting
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
 from suite.methods.attention.selection import count_read
 from suite.models.attention import DenseAttention, Step
-from suite.models.config import ModelConfig
 from suite.models.rope import Rope, rotate
-from tests.methods.support import CONFIG, logits_of, selected, tiny_model
+from tests.methods.support import CONFIG, logits_of, project, run_layer, selected, tiny_model
 
 W, A = 8, 64
 SMALL = LongHeadsConfig(chunk=W, attention_length=A)
 
 
-def project(tokens: int, seed: int = 0, model: ModelConfig = CONFIG) -> tuple[Tensor, Tensor, Tensor]:
-    """Random raw q [1, T, H, D], k and v [1, T, G, D]."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (1, tokens, model.heads + 2 * model.kv_heads, model.head_dim)
-    return torch.randn(shape, generator=generator).split([model.heads, model.kv_heads, model.kv_heads], dim=2)
-
-
 def run(q: Tensor, k: Tensor, v: Tensor, config: LongHeadsConfig, chunk: int) -> tuple[Tensor, LongHeads]:
     """Layer 0 of the method over raw projections, `chunk` tokens per pass; also the method with its index."""
-    method, cache = LongHeads(), tiny_model().decoder.new_cache(1, 0)
-    attention, parts = selected(method, config), []
-    for start in range(0, q.shape[1], chunk):
-        piece = [x[:, start : start + chunk].clone() for x in (q, k, v)]
-        width = piece[0].shape[1]
-        cache.reserve(start + width)
-        parts.append(attention(0, *piece, Step(cache, [width], width)))
-        cache.advance([width])
-    return torch.cat(parts, dim=1), method
+    method = LongHeads()
+    return run_layer(method, config, q, k, v, chunk), method
 
 
 def naive_representation(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -6,10 +6,8 @@ import torch
 
 from suite.harness.meter import RequestMeter
 from suite.methods.attention.streaming import Streaming, StreamingConfig
-from suite.models.attention import Step
 from suite.models.rope import Rope, rotate
-from tests.methods.support import CONFIG, selected, tiny_model
-from tests.methods.test_longheads import project
+from tests.methods.support import CONFIG, project, run_layer, selected, tiny_model
 from workloads.schema import Request
 
 SMALL = StreamingConfig(sinks=4, window=28)
@@ -28,17 +26,7 @@ def naive(q, k, v, j, head):
 def test_positions_are_those_inside_the_list_also_after_eviction():
     q, k, v = project(120)
     for chunk in (1, 50, 120):
-        cache, attention, parts = tiny_model().decoder.new_cache(1, 0), selected(Streaming(), SMALL), []
-        for start in range(0, 120, chunk):
-            piece = [x[:, start : start + chunk].clone() for x in (q, k, v)]
-            width = piece[0].shape[1]
-            attention.begin(cache, [width]) if cache.lengths[0] == 0 or chunk > 1 else attention._method.evict(
-                cache, [1]
-            )
-            cache.reserve(cache.lengths[0] + width)
-            parts.append(attention(0, *piece, Step(cache, [width], width)))
-            cache.advance([width])
-        out = torch.cat(parts, dim=1)
+        out = run_layer(Streaming(), SMALL, q, k, v, chunk)
         for j in (32, 33, 70, 119):
             for head in range(CONFIG.heads):
                 torch.testing.assert_close(out[0, j, head], naive(q, k, v, j, head), atol=1e-5, rtol=1e-4)

@@ -123,35 +123,36 @@ class AttentionMethod(Method):
 class MeteredAttention(DenseAttention):
     """Dense attention that tells the meter what it read. `_reads` is called in decode passes of a counting pass."""
 
-    def __init__(self, config: ModelConfig, meter: Meter) -> None:
+    def __init__(self, config: ModelConfig, meter: Meter | None = None) -> None:
         super().__init__(config)
-        self._meter = meter
+        self._counter = meter if meter is not None and meter.counting else None
         self._prompt: list[int] = []
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         attended = super().__call__(layer, q, k, v, step)
-        if self._meter.counting and step.width == 1:
+        if self._counter is not None and step.width == 1:
             spans = self.spans(layer, step)
             for row, stop in enumerate(step.stops):
-                self._report(layer, row, step, Selection(spans[row : row + 1]), stop)
+                self._counter.attention(self._figures(layer, row, step, Selection(spans[row : row + 1]), stop))
         return attended
 
     def plain(self, step: Step) -> Tables | None:
         """In a counting pass every layer's reads are told one by one."""
-        return None if self._meter.counting else super().plain(step)
+        return None if self._counter is not None else super().plain(step)
 
     def begin(self, cache: KVCache, counts: Sequence[int]) -> None:
         """Notes each row's prompt length: what was there when single tokens begin."""
         if max(counts) > 1 or not self._prompt:
             self._prompt = [seen + count for seen, count in zip(cache.seen, counts, strict=True)]
 
-    def _report(self, layer: int, row: int, step: Step, selection: Selection, stored: float) -> None:
+    def _figures(self, layer: int, row: int, step: Step, selection: Selection, stored: float) -> AttentionRead:
+        """What one decode call read for one batch row."""
         config = self.config
         read = count_read(selection.spans[0, ..., :2], config.heads, config.kv_heads)
         if selection.elsewhere is not None:
             read += count_read(selection.elsewhere.spans[0, ..., :2], config.heads, config.kv_heads)
         element = step.cache.keys[layer].element_size()
-        figures = AttentionRead(
+        return AttentionRead(
             layer=layer,
             tokens=int(step.positions[row, 0]) + 1,
             prompt_tokens=self._prompt[row],
@@ -163,13 +164,12 @@ class MeteredAttention(DenseAttention):
             index_bytes=selection.index_bytes,
             copy_bytes=selection.copy_bytes,
         )
-        self._meter.attention(figures)
 
 
 class SelectedAttention(MeteredAttention):
     """Runs an `AttentionMethod`: stores keys as it wants them, asks it what to read, and reads exactly that."""
 
-    def __init__(self, config: ModelConfig, method: AttentionMethod, meter: Meter) -> None:
+    def __init__(self, config: ModelConfig, method: AttentionMethod, meter: Meter | None = None) -> None:
         super().__init__(config, meter)
         self._method = method
 
@@ -215,9 +215,10 @@ class SelectedAttention(MeteredAttention):
             else step.shared(f"everything/{row}", partial(self._everything, row, step))
             for row in range(step.cache.batch)
         ]
-        if self._meter.counting:
+        if self._counter is not None:
             for row, selection in enumerate(chosen):
-                self._report(layer, row, step, selection, self._method.stored(row, step))
+                read = self._figures(layer, row, step, selection, self._method.stored(row, step))
+                self._counter.attention(read)
         site = self._site(layer, step)
         if len(chosen) == 1 or all(selection.elsewhere is None for selection in chosen):
             together = chosen[0] if len(chosen) == 1 else stack(chosen)
