@@ -24,6 +24,7 @@ KV_FIGURES = {
     "resident_bytes": "kv_resident_bytes",
     "index_bytes": "kv_index_bytes",
     "read_bytes_per_step": "kv_read_bytes_per_step",
+    "fetch_bytes_per_step": "kv_fetch_bytes_per_step",
     "full_bytes": "kv_full_bytes",
 }
 """Fields of `KVSample` and the metrics they become: means over the counted requests."""

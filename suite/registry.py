@@ -68,6 +68,12 @@ METHODS = Registry(
     (
         Entry("dense", "suite.methods.attention.dense:Dense", "attention", "the whole cache, exactly: the baseline"),
         Entry(
+            "actqkv",
+            "suite.methods.attention.actqkv:ActQKV",
+            "attention",
+            "blocks by a probe query, more for layers with spread evidence (2502.13542)",
+        ),
+        Entry(
             "longheads",
             "suite.methods.attention.longheads:LongHeads",
             "attention",

@@ -34,7 +34,7 @@ class KVSample(Record):
     """`workloads.schema.KVFigures` of one counted request, and the figures that only a counting pass has.
 
     `..._layer_min` and `..._layer_max` are the extreme layers' means over the decode steps; `padded_retention` is what
-    a kernel padded to the largest head of each layer would read.
+    a kernel padded to the largest head of each layer would read. `fetch_bytes_per_step` came from the host tier.
     """
 
     stored_retention: float
@@ -50,6 +50,7 @@ class KVSample(Record):
     selected_retention_layer_min: float | None = None
     selected_retention_layer_max: float | None = None
     padded_retention: float | None = None
+    fetch_bytes_per_step: float = 0.0
 
 
 class Sample(Record):

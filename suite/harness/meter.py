@@ -167,5 +167,6 @@ def _kv_sample(ledger: _Ledger, kv_bytes_per_token: int) -> KVSample | None:
         resident_bytes=ledger.kv_bytes,
         index_bytes=ledger.index_bytes,
         read_bytes_per_step=fmean(sum(r.kv_bytes + r.index_bytes + r.copy_bytes for r in reads) for reads in steps),
+        fetch_bytes_per_step=fmean(sum(r.fetch_bytes for r in reads) for reads in steps),
         full_bytes=kv_bytes_per_token * steps[-1][0].tokens,
     )

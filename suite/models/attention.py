@@ -91,6 +91,10 @@ class Attention(Protocol):
         """Tokens the cache should have room for when a request has `tokens` in all."""
         ...
 
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values the attention keeps outside the cache."""
+        ...
+
     def index_bytes(self) -> int:
         """Bytes of what the attention keeps beside keys and values."""
         ...
@@ -126,6 +130,10 @@ class DenseAttention:
     def capacity(self, tokens: int) -> int:
         """Dense attention stores every token."""
         return tokens
+
+    def kv_bytes(self) -> int:
+        """Dense attention keeps all in the cache."""
+        return 0
 
     def index_bytes(self) -> int:
         """Dense attention keeps nothing else."""

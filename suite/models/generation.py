@@ -36,6 +36,7 @@ class AttentionRead:
     kv_bytes: int
     index_bytes: int
     copy_bytes: int
+    fetch_bytes: int = 0  # brought from the host tier
 
 
 class Meter(Protocol):
@@ -112,7 +113,7 @@ def generate(
             meter.step(sum(active), max(cache.seen) + 1)
             logits = model.decoder(last, cache, attention)
     if meter.counting:
-        meter.resident(cache.live_bytes(), attention.index_bytes())
+        meter.resident(cache.live_bytes() + attention.kv_bytes(), attention.index_bytes())
     yield from (_completion(model, slot, meter) for slot in slots)
 
 

@@ -40,11 +40,14 @@ def complete(name: str, requests: list[Request], dtype: torch.dtype = torch.floa
 
 @pytest.mark.parametrize("name", SELECTING)
 def test_short_input_is_dense(name):
+    """Up to the budget, or what the method says of itself where that is less."""
     method, config = at_budget(name)
-    tokens = torch.randint(0, 128, (1, BUDGET))
+    selected(method, config)
+    length = min(BUDGET, method.dense_until or BUDGET)
+    tokens = torch.randint(0, 128, (1, length))
     model = tiny_model()
-    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, BUDGET)
-    for chunk in (1, 13, BUDGET):
+    dense = logits_of(model.decoder, DenseAttention(CONFIG), tokens, length)
+    for chunk in (1, min(13, method.prefill_chunk(config)), min(length, method.prefill_chunk(config))):
         torch.testing.assert_close(
             logits_of(model.decoder, selected(method, config), tokens, chunk), dense, atol=1e-4, rtol=0
         )
@@ -57,15 +60,16 @@ def test_long_input_is_not_dense(name):
     tokens = torch.randint(0, 128, (1, 4 * BUDGET + 8))
     model = tiny_model()
     dense = continued(model.decoder, DenseAttention(CONFIG), tokens, 4 * BUDGET)
-    ours = continued(model.decoder, selected(method, config), tokens, 4 * BUDGET)
+    ours = continued(model.decoder, selected(method, config), tokens, 4 * BUDGET, method.prefill_chunk(config))
     assert (ours - dense)[:, -1].abs().max() > 1e-3
 
 
-def continued(decoder: Any, attention: Any, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
-    """Logits of the tokens after a prompt that is fed in one pass, one by one."""
+def continued(decoder: Any, attention: Any, tokens: torch.Tensor, prompt: int, chunk: int = 4 * BUDGET) -> torch.Tensor:
+    """Logits of the tokens after a prompt that is fed in passes of at most `chunk`, one by one."""
     cache = decoder.new_cache(tokens.shape[0], 0)
     with torch.inference_mode():
-        decoder(tokens[:, :prompt], cache, attention)
+        for start in range(0, prompt, chunk):
+            decoder(tokens[:, start : min(prompt, start + chunk)], cache, attention)
         return torch.stack([decoder(token, cache, attention) for token in tokens[:, prompt:].split(1, dim=1)], dim=1)
 
 

@@ -55,7 +55,7 @@ class AttentionMethod(Method):
     pools_queries: ClassVar[bool] = False
 
     def prefill_chunk(self, config: Any) -> int:
-        """Prompt tokens per prefill pass."""
+        """The most prompt tokens of a prefill pass."""
         return PREFILL_CHUNK
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
@@ -99,6 +99,10 @@ class AttentionMethod(Method):
     def stored(self, row: int, step: Step) -> float:
         """Tokens of one batch row whose keys and values are kept, on any tier, after this pass."""
         return float(step.stops[row])
+
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values kept outside the cache, on any tier."""
+        return 0
 
     def index_bytes(self) -> int:
         """Bytes of what the method keeps beside keys and values."""
@@ -163,6 +167,7 @@ class MeteredAttention(DenseAttention):
             padded=read.padded,
             index_bytes=selection.index_bytes,
             copy_bytes=selection.copy_bytes,
+            fetch_bytes=selection.fetch_bytes,
         )
 
 
@@ -179,6 +184,9 @@ class SelectedAttention(MeteredAttention):
     def capacity(self, tokens: int) -> int:
         return self._method.capacity(tokens)
 
+    def kv_bytes(self) -> int:
+        return self._method.kv_bytes()
+
     def index_bytes(self) -> int:
         return self._method.index_bytes()
 
@@ -192,11 +200,12 @@ class SelectedAttention(MeteredAttention):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         if self.config.sliding(layer) is not None:  # a windowed layer reads little already: it stays as it is
             return super().__call__(layer, q, k, v, step)
-        for row, count in enumerate(step.counts):
+        busy = [(row, count) for row, count in enumerate(step.counts) if count]
+        for row, count in busy:
             self._method.keep(layer, k[row, :count], v[row, :count], row, step)
         turned = q.clone()
         store_rotated(layer, turned, k, v, *self.tables(layer, step.seen), self._key_positions(step), step)
-        for row, count in enumerate(step.counts):
+        for row, count in busy:
             self._method.learn(layer, turned[row, :count], row, step)
         factor = step.shared("sharpen", lambda: self._method.sharpen(step.positions + 1))
         if factor is not None:
@@ -211,7 +220,7 @@ class SelectedAttention(MeteredAttention):
     def _decode_rows(self, layer: int, q: Tensor, step: Step) -> Tensor:
         chosen = [
             self._method.select(layer, q[row, 0], row, step)
-            if step.cache.seen[row] >= self._method.dense_until
+            if step.counts[row] and step.cache.seen[row] >= self._method.dense_until
             else step.shared(f"everything/{row}", partial(self._everything, row, step))
             for row in range(step.cache.batch)
         ]

@@ -138,6 +138,20 @@ class Causal:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A plan over keys and values [1, G, C, D] that are not the cache's; the first query stands at slot `first`."""
+
+    keys: Tensor
+    values: Tensor
+    first: int
+    plan: Plan
+
+    def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+        """As the plan does there."""
+        return self.plan.attend(q, replace(site, keys=self.keys, values=self.values, first=self.first))
+
+
+@dataclass(frozen=True)
 class Merged:
     """Plans whose keys are disjoint, as one softmax."""
 

@@ -1,0 +1,74 @@
+"""What ActQKV (arXiv 2502.13542) knows of a layer: its blocks, their representatives, statistics of its queries.
+
+Shapes: H query heads, G KV heads, D head dim, F = H D features of a query, m queries of a window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from suite.methods.attention.block_store import BlockStore
+
+RUNNING_UPDATES = 1000
+"""Horizon of the release's running statistics in updates, which all layers together make: 1000 / layers for each."""
+
+
+class RunningStatistics:
+    """The release's variant: mean and variance [F] of the queries of past windows, here of each layer for itself."""
+
+    def __init__(self, horizon: int) -> None:
+        self._horizon = max(1, horizon)
+        self._updates = 0
+        self._mean = self._variance = torch.empty(0)
+
+    def update(self, h: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Takes in the features h [m, F]; `None` until `horizon` windows were seen (the release then pools evenly)."""
+        self._updates += 1
+        mean, variance = h.mean(dim=0), h.var(dim=0, correction=0)
+        rate = 1 / min(self._updates, self._horizon)
+        self._mean = mean if self._updates == 1 else self._mean.lerp(mean, rate)
+        self._variance = variance if self._updates == 1 else self._variance.lerp(variance, rate)
+        return (self._mean, self._variance) if self._updates > self._horizon else None
+
+
+@dataclass
+class LayerMemory:
+    """One layer of one batch row. `mass` [H, pending tokens]: local attention each token has received so far.
+
+    `reps` [capacity, F]: representatives of the flushed blocks, of length 1.
+    """
+
+    store: BlockStore
+    mass: Tensor
+    reps: Tensor
+    running: RunningStatistics
+
+
+def represent(keys: Tensor, mass: Tensor, count: int) -> Tensor:
+    """A block's representative [F] in fp32, of length 1: per head the mean of its `count` most attended keys.
+
+    keys [G, block, D] as projected, mass [H, block].
+    """
+    group = len(mass) // len(keys)
+    best = mass.topk(count, dim=1).indices
+    chosen = keys.float().repeat_interleave(group, dim=0).gather(1, best[..., None].expand(-1, -1, keys.shape[2]))
+    return functional.normalize(chosen.mean(dim=1).flatten(), dim=0)
+
+
+def density(scores: Tensor) -> float:
+    """The entropy of softmax(scores [n]) over its largest value ln n: the paper's information density of a layer."""
+    if len(scores) < 2:
+        return math.nan
+    p = scores.softmax(dim=0)
+    return float(torch.special.entr(p).sum()) / math.log(len(scores))
+
+
+def local_mask(rows: int, keys: int, reach: int) -> Tensor:
+    """[rows, keys]: 0 where one of the last `rows` tokens sees one of the last `keys` within `reach`, else -inf."""
+    gap = torch.arange(keys - rows, keys)[:, None] - torch.arange(keys)
+    return torch.zeros(rows, keys).masked_fill_((gap < 0) | (gap >= reach), -math.inf)
