@@ -80,6 +80,12 @@ METHODS = Registry(
             "every head picks its chunks, inside the trained window (2402.10685)",
         ),
         Entry(
+            "oracle",
+            "suite.methods.attention.controls:Oracle",
+            "control",
+            "tokens of the largest true attention (control)",
+        ),
+        Entry(
             "qwen2_5_1m",
             "suite.methods.attention.qwen2_5_1m:Qwen25OneM",
             "attention",
@@ -91,6 +97,8 @@ METHODS = Registry(
             "attention",
             "attention sinks and a recent window, the rest evicted (control)",
         ),
+        Entry("random", "suite.methods.attention.controls:Random", "control", "fixed blocks at random (control)"),
+        Entry("uniform", "suite.methods.attention.controls:Uniform", "control", "fixed blocks by mean key (control)"),
     ),
 )
 

@@ -42,7 +42,7 @@ class RunOptions:
             workload=self.workload,
             model=self.model,
             methods=[method(text, self.kv_budget) for text in self.methods],
-            default_methods=[method(name, self.kv_budget) for name in METHODS],
+            default_methods=[method(n, self.kv_budget) for n, entry in METHODS.items() if entry.family != "control"],
             workload_options=self._workload_options(),
             tasks=self.tasks,
             dtype=self.dtype,

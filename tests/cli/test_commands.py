@@ -36,11 +36,9 @@ def test_run_prints_one_json_document_and_leaves_a_report(finished):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert {"schema", "machine", "units", "report"} <= document.keys()
-    assert {unit["method"].split(":")[0].split("(")[0].strip() for unit in document["units"]} == {
-        "dense",
-        "longheads",
-        "streaming",
-    }
+    ran = {unit["method"].split(":")[0].split("(")[0].strip() for unit in document["units"]}
+    assert {"dense", "longheads", "streaming", "actqkv", "qwen2_5_1m"} <= ran
+    assert ran.isdisjoint({"oracle", "random", "uniform"})  # controls run when they are asked for
     assert (folder / document["report"]).stat().st_size > 1_000_000
 
 

@@ -16,7 +16,7 @@ from tests.methods.support import CONFIG, logits_of, selected, tiny_model
 from workloads.schema import Request
 
 BUDGET = 64
-NAMES = [name for name, entry in METHODS.items() if entry.family == "attention"]
+NAMES = [name for name, entry in METHODS.items() if entry.family in ("attention", "control")]
 SELECTING = [name for name in NAMES if name != "dense"]
 ACTING = {phase: [name for name in SELECTING if phase in METHODS.load(name).acts_in] for phase in ("prefill", "decode")}
 

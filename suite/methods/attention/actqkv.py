@@ -13,16 +13,12 @@ from kernels import gemv
 from kernels.kv_move import gather
 from kernels.segment_reduce import probe_pool
 from kernels.select_top import top
-from suite.methods.attention.base import AttentionMethod, grow
-from suite.methods.attention.block_store import BlockStore
+from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.cutoff import CutOff
 from suite.methods.attention.probe import (
-    RUNNING_UPDATES,
     LayerMemory,
-    RunningStatistics,
     density,
     local_mask,
-    represent,
 )
 from suite.methods.attention.selection import Beside, Causal, Elsewhere, Merged, Plan, Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -98,20 +94,7 @@ class ActQKV(AttentionMethod):
         self._rope = Rope(model.rope, model.head_dim)
         self.dense_until = config.n_init + config.n_local
         self._evicting = not model.windows  # a sliding layer shares the cache and may still need what is evicted
-        sinks = config.n_init // config.block
-        pinned = sinks + -(-(config.n_local + config.window) // config.block) + 3
-        self._layers = [
-            [
-                LayerMemory(
-                    BlockStore(model.kv_heads, model.head_dim, config.block, sinks, pinned, config.cached_blocks),
-                    torch.zeros(model.heads, 0),
-                    torch.empty(0, model.heads * model.head_dim),
-                    RunningStatistics(RUNNING_UPDATES // model.layers),
-                )
-                for _ in range(batch)
-            ]
-            for _ in range(model.layers)
-        ]
+        self._layers = [[LayerMemory.empty(model, config) for _ in range(batch)] for _ in range(model.layers)]
         self._cutoffs = [CutOff(model.layers, config.topk, config.min_blocks) for _ in range(batch)]
 
     def evict(self, cache: KVCache, counts: Any) -> None:
@@ -124,14 +107,8 @@ class ActQKV(AttentionMethod):
 
     def keep(self, layer: int, k: Tensor, v: Tensor, row: int, step: Step) -> None:
         """Flushes what the last pass left too old, and stores the new tokens."""
-        state, block = self._layers[layer][row], self._config.block
-        while state.mass.shape[1] > self._config.n_local + block:
-            keys, mass = state.store.flush(), state.mass[:, :block]
-            state.mass = state.mass[:, block:]
-            fresh = represent(keys, mass, self._config.repr_topk).to(k.dtype)
-            blocks = state.store.flushed - state.store.sinks
-            state.reps = grow(state.reps.to(k.dtype)[None], blocks)[0]
-            state.reps[blocks - 1] = fresh
+        state = self._layers[layer][row]
+        state.flush(self._config.n_local + self._config.block, self._config.repr_topk)
         state.store.append(k, v)
 
     def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
@@ -143,11 +120,7 @@ class ActQKV(AttentionMethod):
         scores = (grouped @ keys.transpose(1, 2)).view(self._model.heads, len(q), -1).float() * self._model.scale
         if len(q) > 1:
             scores += step.shared(f"local window/{row}", lambda: local_mask(len(q), stop - start, reach))
-        received = scores.softmax(dim=-1).sum(dim=1)
-        pending = state.store.tokens - state.store.flushed * state.store.block
-        state.mass = functional.pad(state.mass, (0, max(0, pending) - state.mass.shape[1]))
-        covered = min(received.shape[1], state.mass.shape[1])
-        state.mass[:, state.mass.shape[1] - covered :] += received[:, received.shape[1] - covered :]
+        state.receive(scores.softmax(dim=-1).sum(dim=1))
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         """One query is its own probe."""
@@ -157,7 +130,7 @@ class ActQKV(AttentionMethod):
         spans = state.store.spans(pages, position - local + 1, local)
         return Selection(
             torch.tensor([[[[stop - local, stop, position]]]], dtype=torch.int32),
-            index_bytes=state.reps.element_size() * state.reps.shape[1] * (state.store.flushed - state.store.sinks),
+            index_bytes=state.reps.element_size() * state.reps.shape[1] * state.blocks,
             fetch_bytes=fetched * state.store.page_bytes,
             elsewhere=Elsewhere(state.store.keys, state.store.values, spans),
         )
@@ -188,14 +161,13 @@ class ActQKV(AttentionMethod):
     def _choose(self, layer: int, row: int, probe: Tensor) -> tuple[list[int], int]:
         """Pages of the best blocks in text order, now on the device, and how many came from the host."""
         state = self._layers[layer][row]
-        blocks = state.store.flushed - state.store.sinks
-        if blocks == 0:
+        if state.blocks == 0:
             return [], 0
         query = functional.normalize(probe, dim=0).to(state.reps.dtype)
-        scores = gemv.linear(query[None], state.reps[:blocks], out_dtype=torch.float32)
-        k = self._cutoffs[row].deal(layer, density(scores[0] / self._config.score_temperature), blocks)
+        scores = gemv.linear(query[None], state.reps[: state.blocks], out_dtype=torch.float32)
+        k = self._cutoffs[row].deal(layer, density(scores[0] / self._config.score_temperature), state.blocks)
         if not self._config.cutoff:
-            k = min(blocks, self._config.topk)
+            k = min(state.blocks, self._config.topk)
         pages = [state.store.sinks + block for block in top(scores, k)[0].tolist()]
         return pages, state.store.fetch(pages)
 

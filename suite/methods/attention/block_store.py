@@ -84,18 +84,19 @@ class BlockStore:
         for host, pool in zip(self._host, self._pool, strict=True):
             host[page - self.sinks] = pool[slot]
         self.flushed += 1
-        self._recent[page] = None
-        return self._pool[0][slot].clone()
+        keys = self._pool[0][slot].clone()
+        self._use(page)
+        return keys
 
     def fetch(self, pages: Sequence[int]) -> int:
         """Makes sure that these flushed pages are in the pool; returns how many had to be copied from the host."""
         assert self._pool is not None
-        for page in pages:
-            if page in self._recent:
-                self._recent.move_to_end(page)
         missing = [page for page in pages if page not in self._slots]
+        for page in pages:  # first those that are there, lest they make room for the others
+            if page in self._slots:
+                self._use(page)
         for page in missing:
-            self._recent[page] = None
+            self._use(page)
             slot = self._place(page)
             for host, pool in zip(self._host, self._pool, strict=True):
                 pool[slot] = host[page - self.sinks]
@@ -111,11 +112,16 @@ class BlockStore:
             lengths[-1] = stop % self.block
         return torch.stack((starts, starts + lengths, torch.full_like(starts, position)), dim=-1)[None, None]
 
-    def _place(self, page: int) -> int:
-        """A slot of the pool for a page: a free one, or that of the flushed page least recently used."""
-        if not self._free or len(self._recent) > self.cached:
+    def _use(self, page: int) -> None:
+        """A flushed page is the most recent one now; beyond `cached` of them the oldest leaves the pool."""
+        self._recent[page] = None
+        self._recent.move_to_end(page)
+        if len(self._recent) > self.cached:
             oldest, _ = self._recent.popitem(last=False)
             self._free.append(self._slots.pop(oldest))
+
+    def _place(self, page: int) -> int:
+        """A free slot of the pool becomes the page's."""
         self._slots[page] = self._free.pop()
         return self._slots[page]
 

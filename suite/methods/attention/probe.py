@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from suite.methods.attention.base import grow
 from suite.methods.attention.block_store import BlockStore
+from suite.models.config import ModelConfig
 
 RUNNING_UPDATES = 1000
 """Horizon of the release's running statistics in updates, which all layers together make: 1000 / layers for each."""
@@ -47,6 +50,38 @@ class LayerMemory:
     mass: Tensor
     reps: Tensor
     running: RunningStatistics
+
+    @classmethod
+    def empty(cls, model: ModelConfig, config: Any) -> LayerMemory:
+        """Of a text that has not begun."""
+        sinks = config.n_init // config.block
+        pinned = sinks + -(-(config.n_local + config.window) // config.block) + 3
+        return cls(
+            BlockStore(model.kv_heads, model.head_dim, config.block, sinks, pinned, config.cached_blocks),
+            torch.zeros(model.heads, 0),
+            torch.empty(0, model.heads * model.head_dim),
+            RunningStatistics(RUNNING_UPDATES // model.layers),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Flushed blocks: those that can be retrieved."""
+        return self.store.flushed - self.store.sinks
+
+    def flush(self, pending: int, count: int) -> None:
+        """Flushes the oldest blocks until at most `pending` tokens wait, and notes their representatives."""
+        while self.mass.shape[1] > pending:
+            keys, mass = self.store.flush(), self.mass[:, : self.store.block]
+            self.mass = self.mass[:, self.store.block :]
+            self.reps = grow(self.reps.to(keys.dtype)[None], self.blocks)[0]
+            self.reps[self.blocks - 1] = represent(keys, mass, count)
+
+    def receive(self, received: Tensor) -> None:
+        """Adds what the newest tokens [H, n], pending or sinks, received from the queries of a pass."""
+        pending = max(0, self.store.tokens - self.store.flushed * self.store.block)
+        self.mass = functional.pad(self.mass, (0, pending - self.mass.shape[1]))
+        covered = min(received.shape[1], pending)
+        self.mass[:, pending - covered :] += received[:, received.shape[1] - covered :]
 
 
 def represent(keys: Tensor, mass: Tensor, count: int) -> Tensor:
