@@ -112,6 +112,7 @@ WORKLOADS = Registry(
             "perplexity", "workloads.perplexity:Perplexity", "language", "nats per token of any text, teacher-forced"
         ),
         Entry("recall", "workloads.recall:Recall", "lab", "key-value recall in the lab model's vocabulary"),
+        Entry("ruler", "workloads.ruler:Ruler", "long context", "13 tasks at one length (2404.06654)"),
     ),
 )
 

@@ -27,10 +27,11 @@ def completion(request: Request, text: str = "", logprobs: Sequence[float] = ())
 
 
 def perfect(request: Request) -> Completion:
-    """The best there is: the reference itself, or certainty about every token of the target."""
+    """The best there is: the reference (or all, where all are wanted), or certainty about every token of the target."""
     if request.target is not None:
         return completion(request, logprobs=(0.0, 0.0))
-    return completion(request, request.references[0])
+    wanted = request.references if request.metric == "all_references" else request.references[:1]
+    return completion(request, " ".join(wanted))
 
 
 def take(workload: Workload, task: str, limit: int, seed: int = 0) -> list[Request]:
@@ -65,11 +66,20 @@ NEEDLE_RECORD = {
     "context": "It rained. The code is 77. It snowed.",
 }
 
+RULER_RECORD = {
+    "index": 0,
+    "input": "VAR A = 1, VAR B = VAR A. Which are 1?",
+    "outputs": ["A", "B"],
+    "length": 60,
+    "answer_prefix": " They are:",
+}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
     "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
+    "ruler": ("vt.jsonl", RULER_RECORD, "outputs"),
 }
 """By workload: the name of a data file, one good record, and a field to leave out."""
 

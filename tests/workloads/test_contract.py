@@ -110,9 +110,15 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
-    options = {"longbench": {"target_tokens": 500}, "needle": {"depths": 3}, "passkey": {"lengths": (300,)}}
-    changed = options.get(name) or {"recall": {"pairs": 5}, "perplexity": {"stride_words": 9}}[name]
-    assert make(name).revision(0) != make(name, **changed).revision(0)
+    options = {
+        "longbench": {"target_tokens": 500},
+        "needle": {"depths": 3},
+        "passkey": {"lengths": (300,)},
+        "perplexity": {"stride_words": 9},
+        "recall": {"pairs": 5},
+        "ruler": {"length": 1500},
+    }
+    assert make(name).revision(0) != make(name, **options[name]).revision(0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,6 +208,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("recall", {"pairs": 0}),
         ("recall", {"pairs": 33}),
         ("recall", {"nonsense": 1}),
+        ("ruler", {"length": 1000}),
+        ("ruler", {"length": 2_000_000}),
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, object]) -> None:
