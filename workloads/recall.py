@@ -102,7 +102,7 @@ class RecallConfig(WorkloadConfig):
 
 
 class Recall(Workload):
-    """Key-value recall at 128 to 1024 tokens (the task's name); the lab model is trained on 32 to 128.
+    """Key-value recall at 128 to 2048 tokens (the task's name); the lab model is trained on 32 to 128.
 
     The prompt holds no `<bos>`: the lab model's tokenizer puts it in front, as in training. Lengths count it, and the
     answer's two digits too, so that nothing of task "128" lies beyond a context of 128.
@@ -110,7 +110,7 @@ class Recall(Workload):
 
     name = "recall"
     version = "1"
-    tasks = ("128", "256", "512", "1024")
+    tasks = ("128", "256", "512", "1024", "2048")
     score_name = "digit accuracy, 0-100"
     Config = RecallConfig
     config: RecallConfig

@@ -20,6 +20,7 @@ from torch import Tensor
 from analysis.statistics import ratio_of_means
 from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
+from suite.experiments.recall import TRAINED, Column, Grid, means, recall_grid
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
@@ -29,15 +30,16 @@ from suite.methods.attention.dense import Dense
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
 from suite.methods.attention.selection import Selection
 from suite.methods.attention.streaming import Streaming, StreamingConfig
-from suite.methods.base import Claim, Method, MethodConfig
+from suite.methods.base import Claim
 from suite.models.attention import Step
 from suite.models.cache import KVCache
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 from suite.spec import WorkloadSpec
+from workloads.schema import Request
 
 SEQUENCES = 60  # per length: the interval of an accuracy near 0.9 is then about +-0.06
-TRAINED, LENGTHS = 128, (128, 256, 512, 1024)
+LENGTHS = (128, 256, 512, 1024)
 LAB = LongHeadsConfig(chunk=8, attention_length=128)
 SERVED = LongHeadsConfig(chunk=64, attention_length=1024)
 CACHE_LENGTHS = (2048, 8192, 32768, 65536)
@@ -76,13 +78,9 @@ class Watched(LongHeads):
 class Recall:
     """Digit accuracies (0 to 1) by column of the card's table and length, and what the heads chose at the longest."""
 
-    accuracy: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    accuracy: Grid = field(default_factory=dict)
     needle_share: list[float] = field(default_factory=list)
     jaccard: list[float] = field(default_factory=list)
-
-    def means(self) -> dict[str, dict[int, float]]:
-        """The table itself."""
-        return {name: {n: statistics.fmean(v) for n, v in row.items()} for name, row in self.accuracy.items()}
 
 
 class LongHeadsExperiment(Experiment):
@@ -100,18 +98,18 @@ class LongHeadsExperiment(Experiment):
         yield self.finding(memory, None, "needs a GPU and a 7B model", reason="no GPU here, and the model does not fit")
 
     def _recall(self, bench: Workbench, flat: Claim, plain: Claim) -> Iterator[Finding]:
-        recall = recall_grid(load_model("lab-recall", "fp32"), bench)
-        ours, dense = recall.accuracy["longheads"], recall.accuracy["plain"]
+        found = recall(load_model("lab-recall", "fp32"), bench)
+        ours, dense = found.accuracy["longheads"], found.accuracy["plain"]
         farthest = LENGTHS[-1]
         conditions = (
             f"lab-recall (trained on {TRAINED}), {SEQUENCES} sequences per length, fp32, "
             f"w={LAB.chunk}, A={LAB.attention_length}"
         )
         details: dict[str, Any] = {
-            "accuracy": recall.means(),
-            "share_of_heads_with_needle_chunk": statistics.fmean(recall.needle_share),
-            "jaccard_between_heads": statistics.fmean(recall.jaccard),
-            "samples": recall.accuracy,
+            "accuracy": means(found.accuracy),
+            "share_of_heads_with_needle_chunk": statistics.fmean(found.needle_share),
+            "jaccard_between_heads": statistics.fmean(found.jaccard),
+            "samples": found.accuracy,
         }
         kept = ratio_of_means(ours[farthest], ours[TRAINED])
         without = statistics.fmean(dense[farthest]) / statistics.fmean(dense[TRAINED])
@@ -156,28 +154,22 @@ class LongHeadsExperiment(Experiment):
         return self.finding(claim, estimate, conditions, direction="at most", null=null, details=details)
 
 
-def recall_grid(model: LanguageModel, bench: Workbench) -> Recall:
-    """The card's table on the lab model."""
-    workload = make_workload(WorkloadSpec(name="recall", task=str(TRAINED), limit=SEQUENCES))
-    watched, recall = Watched(), Recall()
-    columns: dict[str, tuple[Method, MethodConfig]] = {
+def recall(model: LanguageModel, bench: Workbench) -> Recall:
+    """The card's table on the lab model, with a look at what the heads chose at the longest length."""
+    watched, found = Watched(), Recall()
+    columns: dict[str, Column] = {
         "plain": (Dense(), Dense.Config()),
         "sinks_and_recent": (Streaming(), StreamingConfig(sinks=4, window=LAB.attention_length - 4)),
         "longheads": (watched, LAB),
         "random_chunks": (RandomChunks(), LAB),
     }
-    for length in LENGTHS:
-        requests = list(workload.requests(str(length), SEQUENCES, 0))
-        for name, (method, config) in columns.items():
-            bench.tick(f"recall at {length}: {name}")
-            contender = Contender(method, config, model)
-            scores = recall.accuracy.setdefault(name, {}).setdefault(length, [])
-            for request in requests:
-                completion = contender.complete([request], RequestMeter())[0]
-                scores.append(workload.score(completion, request) / 100)
-                if method is watched and length == LENGTHS[-1]:
-                    _note_choices(recall, watched, request.metadata["needle_token"] // LAB.chunk)
-    return recall
+
+    def look(name: str, length: int, request: Request) -> None:
+        if name == "longheads" and length == LENGTHS[-1]:
+            _note_choices(found, watched, request.metadata["needle_token"] // LAB.chunk)
+
+    found.accuracy = recall_grid(model, columns, LENGTHS, SEQUENCES, bench, look)
+    return found
 
 
 def _note_choices(recall: Recall, watched: Watched, needle: int) -> None:

@@ -1,4 +1,4 @@
-"""Adapters: small modules that a method needs beside a frozen model. Committed, or trained by the user into the cache."""
+"""Adapters: small modules a method needs beside a frozen model. Committed, or trained by the user into the cache."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import torch
 
 from suite.experiments import longheads
 from suite.experiments.base import Workbench
-from suite.experiments.longheads import LongHeadsExperiment, filled_cache, recall_grid, step_times
+from suite.experiments.longheads import LongHeadsExperiment, filled_cache, step_times
+from suite.experiments.recall import means
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
 from suite.models.loaders import load_model
 from tests.methods.support import tiny_model
@@ -27,7 +28,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def recall(small):
-    return recall_grid(load_model("lab-recall", "fp32"), BENCH)
+    return longheads.recall(load_model("lab-recall", "fp32"), BENCH)
 
 
 def test_at_the_trained_length_all_columns_are_the_plain_model(recall):
@@ -36,9 +37,9 @@ def test_at_the_trained_length_all_columns_are_the_plain_model(recall):
 
 
 def test_chosen_chunks_find_the_needle_and_random_ones_do_not(recall):
-    means = recall.means()
-    assert means["longheads"][1024] > means["random_chunks"][1024]
-    assert means["longheads"][1024] > means["sinks_and_recent"][1024]
+    table = means(recall.accuracy)
+    assert table["longheads"][1024] > table["random_chunks"][1024]
+    assert table["longheads"][1024] > table["sinks_and_recent"][1024]
 
 
 def test_heads_choose_different_chunks(recall):

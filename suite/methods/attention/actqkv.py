@@ -115,7 +115,7 @@ class ActQKV(AttentionMethod):
         """Adds the softmax mass that local attention of these queries gives to every pending token."""
         state, stop, reach = self._layers[layer][row], step.stops[row], self._config.n_local
         start = max(0, stop - len(q) - reach + 1)
-        keys = step.cache.keys[layer][row, :, start:stop]
+        keys = step.cache.keys[layer][row, :, start:stop].contiguous()  # else torch takes a far slower path
         grouped = q.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
         scores = (grouped @ keys.transpose(1, 2)).view(self._model.heads, len(q), -1).float() * self._model.scale
         if len(q) > 1:

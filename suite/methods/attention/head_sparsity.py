@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ class HeadFile(BaseModel):
 
 @dataclass
 class HeadSparsity:
-    """verticals and slashes int64 [layers, H]; the forced first columns and nearest diagonals are among them."""
+    """verticals and slashes int64 [layers, H], the forced first columns and nearest diagonals among them.
+
+    recall [layers, H]: the share of attention mass measured with them; empty where nothing was measured.
+    """
 
     verticals: Tensor
     slashes: Tensor
     sinks: int
     near: int
-    recall: Tensor | None = None
+    recall: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def layer(self, layer: int) -> Sparsity:
         """One layer's part."""
@@ -65,12 +68,11 @@ class HeadSparsity:
 
     def write(self, path: Path, model: LanguageModel) -> None:
         """As `read` reads it."""
-        recall = [] if self.recall is None else self.recall.round(decimals=4).tolist()
         document = HeadFile(
             model=model.name,
             model_digest=model.digest,
             verticals=self.verticals.tolist(),
             slashes=self.slashes.tolist(),
-            recall=recall,
+            recall=self.recall.round(decimals=4).tolist(),
         )
         path.write_text(json.dumps(document.model_dump()) + "\n", encoding="utf-8")

@@ -144,7 +144,8 @@ class Qwen25OneM(AttentionMethod):
             places = region.critical[-len(q) :].long()
             turned = rotate(q, cos[places, None], sin[places, None]) * self._model.scale
             grouped = turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
-            products = grouped @ keys[:, region.start : region.stop].transpose(1, 2)
+            # A batched product over a slice of the cache as it lies takes torch's slow path, 20 times slower.
+            products = grouped @ keys[:, region.start : region.stop].contiguous().transpose(1, 2)
             scores[:, :, region.start : region.stop] = products.view(self._model.heads, len(q), -1)
         return probabilities(scores)
 

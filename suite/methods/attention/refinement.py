@@ -41,7 +41,7 @@ class Watched:
     def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """The full result."""
         full = Merged([region.whole(site.first, len(q)) for region in self.regions]).attend(q, site)
-        for _ in range(MOST_STEPS + 1):
+        for _ in range(self.method.steps + 1):
             sparse = self.method.sparse(self.layer, q, self.row, site.first, self.regions, self.step).attend(q, site)
             recall = (sparse[1] - full[1]).exp().clamp(max=1).mean(dim=0)
             if not self.method.climb(self.layer, recall):
@@ -50,10 +50,15 @@ class Watched:
 
 
 class Refining(Qwen25OneM):
-    """Reads everything, and measures what the sparse plan would have held."""
+    """Reads everything, and measures what the sparse plan would have held; heads climb at most `steps` times."""
+
+    def __init__(self, start: HeadSparsity | None, steps: int) -> None:
+        self.start, self.steps = start, steps
 
     def begin_batch(self, model: Any, config: Any, batch: int) -> None:
         super().begin_batch(model, config, batch)
+        if self.start is not None:
+            self.heads = self.start
         self.rung = torch.zeros_like(self.heads.verticals)
         self.heads.recall = torch.zeros(self.rung.shape)
 
@@ -66,9 +71,8 @@ class Refining(Qwen25OneM):
 
     def climb(self, layer: int, recall: Tensor) -> bool:
         """Notes the heads' recall [H] and gives a step to those that may have one; whether any got it."""
-        assert self.heads.recall is not None
         self.heads.recall[layer] = recall
-        lacking = (recall < THRESHOLD) & (self.rung[layer] < MOST_STEPS)
+        lacking = (recall < THRESHOLD) & (self.rung[layer] < self.steps)
         self.rung[layer] += lacking
         grow = lacking * max(LIST_BLOCK, self._config.calibration // STEP_SHARE)
         self.heads.verticals[layer] += grow
@@ -83,13 +87,18 @@ def refine(model: LanguageModel, config: Any) -> HeadSparsity:
         return refine_on(model, config, ids)
 
 
-def refine_on(model: LanguageModel, config: Any, ids: Tensor) -> HeadSparsity:
-    """Refined figures for every head, from token ids [1, T]."""
-    method = Refining()
+def refine_on(
+    model: LanguageModel, config: Any, ids: Tensor, start: HeadSparsity | None = None, steps: int = MOST_STEPS
+) -> HeadSparsity:
+    """Refined figures for every head, from token ids [1, T] and the config's figures or `start`, which is changed.
+
+    With no steps the recall of `start` is measured.
+    """
+    method = Refining(start, steps)
     method.begin_batch(model.config, config, 1)
     attention = SelectedAttention(model.config, method)
     cache = model.decoder.new_cache(1, ids.shape[1])
     with torch.inference_mode():
-        for start in range(0, ids.shape[1], config.pass_tokens):
-            model.decoder(ids[:, start : start + config.pass_tokens], cache, attention)
+        for first in range(0, ids.shape[1], config.pass_tokens):
+            model.decoder(ids[:, first : first + config.pass_tokens], cache, attention)
     return method.heads

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.block_sparse_prefill import VerticalSlash
+from kernels.select_top import top
 from suite.methods.attention.selection import LIST_BLOCK
 
 LAST_QUERIES = 64
@@ -59,21 +60,22 @@ def diagonal_sums(probability: Tensor) -> Tensor:
     Offsets that reach before the first slot for some of the queries have fewer terms, or none.
     """
     heads, rows, length = probability.shape
-    # Row i of the last r queries stands at slot L - r + i: reversed along the keys, a diagonal becomes a column once
-    # row i is shifted by r - 1 - i, and a row stride of one element less does that shift.
-    padded = probability.new_zeros(heads, rows, length + rows)
-    padded[:, :, :length] = probability.flip(2)
-    skewed = padded.flatten(1)[:, rows - 1 :]
-    sheared = skewed.as_strided((heads, rows, length), (rows * (length + rows), length + rows - 1, 1), rows - 1)
-    return sheared.sum(dim=1)
+    # Row i of the last r queries stands at slot L - r + i and sees slot j at offset L - r + i - j: shifted by r - 1 - i,
+    # all rows have one offset in a column.
+    sums = probability.new_zeros(heads, length + rows - 1)
+    for row in range(rows):
+        shift = rows - 1 - row
+        sums[:, shift : shift + length] += probability[:, row]
+    return sums[:, :length].flip(1)
 
 
 def _largest(sums: Tensor, counts: Tensor) -> Tensor:
     """bool [H, L]: the counts[h] largest entries of each head; ties go to the lower index."""
-    length = sums.shape[1]
-    order = sums.sort(dim=1, descending=True, stable=True).indices
-    kept = torch.arange(length) < counts[:, None]
-    return torch.zeros_like(kept).scatter_(1, order, kept)
+    kept = torch.zeros(sums.shape, dtype=torch.bool)
+    for head, count in enumerate(counts.tolist()):
+        best = top(sums[head : head + 1], min(count, sums.shape[1]))
+        kept[head, best[0].long()] = True
+    return kept
 
 
 def region_lists(pattern: Pattern, first: int, count: int, start: int, stop: int) -> VerticalSlash:
