@@ -137,12 +137,21 @@ ENGINES = Registry(
 EXPERIMENTS = Registry(
     "claim",
     (
+        Entry(
+            "actqkv", "suite.experiments.actqkv:ActQKVExperiment", "attention", "needle blocks, reads, time, k by layer"
+        ),
         Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),
         Entry(
             "longheads",
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",
             "recall and cost against length",
+        ),
+        Entry(
+            "qwen2_5_1m",
+            "suite.experiments.qwen2_5_1m:Qwen25Experiment",
+            "attention",
+            "recall against length, sparse prefill, refinement, chunk memory",
         ),
     ),
 )

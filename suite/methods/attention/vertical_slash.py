@@ -60,8 +60,8 @@ def diagonal_sums(probability: Tensor) -> Tensor:
     Offsets that reach before the first slot for some of the queries have fewer terms, or none.
     """
     heads, rows, length = probability.shape
-    # Row i of the last r queries stands at slot L - r + i and sees slot j at offset L - r + i - j: shifted by r - 1 - i,
-    # all rows have one offset in a column.
+    # Row i of the last r queries stands at slot L - r + i and sees slot j at offset L - r + i - j: shifted by
+    # r - 1 - i, all rows have one offset in a column.
     sums = probability.new_zeros(heads, length + rows - 1)
     for row in range(rows):
         shift = rows - 1 - row
