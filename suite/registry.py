@@ -74,6 +74,18 @@ METHODS = Registry(
             "blocks by a probe query, more for layers with spread evidence (2502.13542)",
         ),
         Entry(
+            "dhsa",
+            "suite.methods.attention.dhsa:DHSA",
+            "attention",
+            "chunks at learned boundaries, tokens by their chunk's score (2510.24606, first version)",
+        ),
+        Entry(
+            "dhsa_block",
+            "suite.methods.attention.dhsa_block:DHSABlock",
+            "attention",
+            "masks of 128 queries x 32 keys, four builders (2510.24606, second version)",
+        ),
+        Entry(
             "longheads",
             "suite.methods.attention.longheads:LongHeads",
             "attention",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from suite.methods.attention.base import AttentionMethod, MeteredAttention, SelectedAttention
 from suite.models.attention import Step
@@ -15,6 +16,21 @@ from suite.models.decoder import Decoder
 from suite.models.language_model import LanguageModel
 
 CONFIG = ModelConfig("llama", 3, 64, 128, 4, 2, 16, 128, 512)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements any operation produced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(item, Tensor):
+                self.elements = max(self.elements, item.numel())
+        return out
 
 
 class CharTokenizer:

@@ -18,13 +18,19 @@ from workloads.schema import Request
 BUDGET = 64
 NAMES = [name for name, entry in METHODS.items() if entry.family in ("attention", "control")]
 SELECTING = [name for name in NAMES if name != "dense"]
+LONG = {"dhsa_block": 8 * BUDGET}
+"""Prompt tokens beyond which a method is not dense, where 4 BUDGET do not suffice: here the first and the last 128
+queries read everything."""
 ACTING = {phase: [name for name in SELECTING if phase in METHODS.load(name).acts_in] for phase in ("prefill", "decode")}
 
 
 def at_budget(name: str) -> tuple[Method, Any]:
+    """The method, prepared for the tiny model, with options that let it read BUDGET tokens."""
     kind = METHODS.load(name)
-    options = kind.at_budget(BUDGET) if issubclass(kind, AttentionMethod) else {}
-    return kind(), kind.Config(**options)
+    config = kind.Config(**(kind.at_budget(BUDGET) if issubclass(kind, AttentionMethod) else {}))
+    method = kind()
+    method.prepare(tiny_model(), config)
+    return method, config
 
 
 def request(identity: str, length: int, new: int = 8, **fields: Any) -> Request:
@@ -57,10 +63,11 @@ def test_short_input_is_dense(name):
 def test_long_input_is_not_dense(name):
     """A method that attends to everything would pass every equality test: beyond its budget it must differ."""
     method, config = at_budget(name)
-    tokens = torch.randint(0, 128, (1, 4 * BUDGET + 8))
+    prompt = LONG.get(name, 4 * BUDGET)
+    tokens = torch.randint(0, 128, (1, prompt + 8))
     model = tiny_model()
-    dense = continued(model.decoder, DenseAttention(CONFIG), tokens, 4 * BUDGET)
-    ours = continued(model.decoder, selected(method, config), tokens, 4 * BUDGET, method.prefill_chunk(config))
+    dense = continued(model.decoder, DenseAttention(CONFIG), tokens, prompt)
+    ours = continued(model.decoder, selected(method, config), tokens, prompt, method.prefill_chunk(config))
     assert (ours - dense)[:, -1].abs().max() > 1e-3
 
 

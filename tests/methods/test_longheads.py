@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.counting import counting
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
 from suite.methods.attention.selection import count_read
 from suite.models.attention import DenseAttention, Step
 from suite.models.rope import Rope, rotate
-from tests.methods.support import CONFIG, logits_of, project, run_layer, selected, tiny_model
+from tests.methods.support import CONFIG, LargestTensor, logits_of, project, run_layer, selected, tiny_model
 
 W, A = 8, 64
 SMALL = LongHeadsConfig(chunk=W, attention_length=A)
@@ -150,21 +149,6 @@ def test_output_is_unchanged_by_chunks_that_no_head_selects():
     )
     out, _ = run(*longer, SMALL, 192)
     torch.testing.assert_close(out[0, -1], base[0, -1], atol=1e-5, rtol=1e-4)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements any operation produced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for item in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(item, Tensor):
-                self.elements = max(self.elements, item.numel())
-        return out
 
 
 def test_attention_flops_grow_linearly_and_nothing_has_the_size_of_a_dense_map():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels import flash_decode, flash_prefill, gathered_prefill, lse_merge
 from kernels import rope as rope_kernel
-from kernels.block_sparse_prefill import VerticalSlash, vertical_slash_prefill
+from kernels.block_sparse_prefill import VerticalSlash, block_sparse_prefill, vertical_slash_prefill
 
 LIST_BLOCK = 64
 """Queries per list, and keys per listed block, of a `Listed` plan."""
@@ -115,6 +115,23 @@ class Gathered:
         """Exact causal attention to what is listed."""
         out, lse = gathered_prefill.gathered_prefill(
             site.turned(q, self.positions)[None], site.keys, site.values, self.indices, [site.first], [len(q)],
+            block=self.block, scale=site.scale, softcap=site.softcap,
+        )  # fmt: skip
+        return out[0], lse[0]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Blocks of block[0] queries read the kept blocks of block[1] slots, bool [1, S, query blocks, key blocks]."""
+
+    kept: Tensor
+    block: tuple[int, int]
+    positions: Tensor
+
+    def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+        """Exact causal attention inside the kept tiles."""
+        out, lse = block_sparse_prefill(
+            site.turned(q, self.positions)[None], site.keys, site.values, self.kept, [site.first], [len(q)],
             block=self.block, scale=site.scale, softcap=site.softcap,
         )  # fmt: skip
         return out[0], lse[0]

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 RECIPES = Registry(
     "recipe",
-    (Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),),
+    (
+        Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
+        Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),
+    ),
 )
 """Family "lab": models made from nothing. Family "adapter": modules beside a frozen model, which they are made with."""
 
