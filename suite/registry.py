@@ -154,6 +154,9 @@ EXPERIMENTS = Registry(
         ),
         Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),
         Entry(
+            "dhsa", "suite.experiments.dhsa:DHSAExperiment", "attention", "prefill time and memory, keys found, recall"
+        ),
+        Entry(
             "longheads",
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",

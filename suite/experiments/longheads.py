@@ -9,9 +9,9 @@ real shapes and sizes.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,18 +21,18 @@ from analysis.statistics import ratio_of_means
 from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.recall import TRAINED, Column, Grid, means, recall_grid
+from suite.experiments.synthetic import filled_cache, race_steps
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
 from suite.harness.options import make_workload
-from suite.methods.attention.base import MeteredAttention, SelectedAttention
+from suite.methods.attention.base import SelectedAttention
 from suite.methods.attention.dense import Dense
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
 from suite.methods.attention.selection import Selection
 from suite.methods.attention.streaming import Streaming, StreamingConfig
 from suite.methods.base import Claim
-from suite.models.attention import Step
-from suite.models.cache import KVCache
+from suite.models.attention import DenseAttention, Step
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 from suite.spec import WorkloadSpec
@@ -44,7 +44,6 @@ LAB = LongHeadsConfig(chunk=8, attention_length=128)
 SERVED = LongHeadsConfig(chunk=64, attention_length=1024)
 CACHE_LENGTHS = (2048, 8192, 32768, 65536)
 ROUNDS = 15  # timed decode steps per method and cache length
-FILL = 4096  # tokens per piece when a cache is filled
 PASSKEYS, PASSKEY_TOKENS = 10, 2048
 
 
@@ -186,44 +185,13 @@ def step_times(model: LanguageModel, tokens: int, bench: Workbench) -> dict[str,
     bench.tick(f"filling caches of {tokens} tokens")
     method = LongHeads()
     method.begin_batch(model.config, SERVED, 1)
-    meter = RequestMeter()
-    attentions = {
-        "dense": MeteredAttention(model.config, meter),
-        "longheads": SelectedAttention(model.config, method, meter),
-    }
-    with torch.inference_mode():
-        cache = filled_cache(model, method, tokens)
-        bench.tick(f"decoding over {tokens} tokens")
-        times: dict[str, list[float]] = {name: [] for name in attentions}
-        for turn in range(ROUNDS + 1):
-            for name, attention in attentions.items():
-                elapsed = _one_step(model, cache, attention)
-                if turn:  # the first round warms up
-                    times[name].append(elapsed)
-    return times
+    attentions = {"dense": DenseAttention(model.config), "longheads": SelectedAttention(model.config, method)}
+    cache = filled_cache(model, tokens, 1, partial(index_piece, model, method))
+    bench.tick(f"decoding over {tokens} tokens")
+    return race_steps(model, cache, attentions, ROUNDS)
 
 
-def _one_step(model: LanguageModel, cache: KVCache, attention: MeteredAttention) -> float:
-    """One decode step in milliseconds; the cache is put back to what it was."""
-    length = cache.lengths[0]
-    start = time.perf_counter()
-    model.decoder(torch.tensor([[1]]), cache, attention)
-    elapsed = (time.perf_counter() - start) * 1e3
-    cache.truncate(0, length)
-    return elapsed
-
-
-def filled_cache(model: LanguageModel, method: LongHeads, tokens: int) -> KVCache:
-    """A cache of random keys and values, with the method's index built over it by the method itself."""
-    generator = torch.Generator().manual_seed(0)
-    cache = model.decoder.new_cache(1, tokens + 1)
-    for start in range(0, tokens, FILL):
-        count = min(FILL, tokens - start)
-        step = Step(cache, [count], count)
-        for layer in range(model.config.layers):
-            for storage in (cache.keys, cache.values):
-                storage[layer][:, :, start : start + count].normal_(generator=generator)
-            q = torch.randn(count, model.config.heads, model.config.head_dim, generator=generator).to(cache.dtype)
-            method.learn(layer, q, 0, step)
-        cache.advance([count])
-    return cache
+def index_piece(model: LanguageModel, method: LongHeads, step: Step, layer: int, generator: torch.Generator) -> None:
+    """The method itself builds its index over random queries."""
+    q = torch.randn(step.width, model.config.heads, model.config.head_dim, generator=generator)
+    method.learn(layer, q.to(step.cache.dtype), 0, step)

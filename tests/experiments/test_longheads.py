@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from suite.experiments import longheads
+from suite.experiments import longheads, synthetic
 from suite.experiments.base import Workbench
-from suite.experiments.longheads import LongHeadsExperiment, filled_cache, step_times
+from suite.experiments.longheads import LongHeadsExperiment, index_piece, step_times
 from suite.experiments.recall import means
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
 from suite.models.loaders import load_model
@@ -23,7 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(longheads, "LENGTHS", (128, 1024))
     monkeypatch.setattr(longheads, "SERVED", SMALL)
     monkeypatch.setattr(longheads, "ROUNDS", 2)
-    monkeypatch.setattr(longheads, "FILL", 100)
+    monkeypatch.setattr(synthetic, "FILL", 100)
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_a_filled_cache_has_the_index_a_prefill_would_build(small):
     model, method = tiny_model(), LongHeads()
     method.begin_batch(model.config, SMALL, 1)
     with torch.inference_mode():
-        cache = filled_cache(model, method, 250)
+        cache = synthetic.filled_cache(model, 250, 1, partial(index_piece, model, method))
     assert cache.lengths == [250]
     reps = method._index[0][0].reps[:, :31]
     assert reps.isfinite().all()
