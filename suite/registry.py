@@ -68,6 +68,12 @@ METHODS = Registry(
     (
         Entry("dense", "suite.methods.attention.dense:Dense", "attention", "the whole cache, exactly: the baseline"),
         Entry(
+            "chunkllm",
+            "suite.methods.attention.chunkllm:ChunkLLM",
+            "attention",
+            "distilled adapters end chunks and choose among them (2510.02361)",
+        ),
+        Entry(
             "longheads",
             "suite.methods.attention.longheads:LongHeads",
             "attention",

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 RECIPES = Registry(
     "recipe",
-    (Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),),
+    (
+        Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),
+        Entry(
+            "chunkllm", "suite.models.recipes.chunkllm:ChunkLLMRecipe", "adapter", "ChunkLLM's boundary and QK adapters"
+        ),
+    ),
 )
 """Family "lab": models made from nothing. Family "adapter": modules beside a frozen model, which they are made with."""
 
