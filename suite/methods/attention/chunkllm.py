@@ -27,10 +27,9 @@ CLAIMS = (
           "quality ratio to dense at 0.5 selected retention", 0.97),
     Claim("speed", "generation over a very long text is several times faster",
           "120K-token texts: up to 4.48x faster than the vanilla Transformer", "vanilla time / ChunkLLM time", 4.48),
-    Claim("short-text", "short texts lose nothing", "short-text benchmarks: comparable to vanilla",
-          "quality ratio to dense on short texts", 1.0),
-    Claim("selections", "tokens of a chunk attend alike (ICAC), so choosing at its end is enough",
-          "selection only at chunk boundaries", "selections per token x mean chunk length", 1.0),
+    Claim("short-text", "short texts lose nothing", "comparable to vanilla", "quality ratio to dense", 1.0),
+    Claim("selections", "tokens of a chunk attend alike (ICAC): choosing at its end is enough",
+          "chosen at chunk boundaries only", "selections per token x mean chunk length", 1.0),
 )  # fmt: skip
 
 
@@ -51,10 +50,9 @@ class ChunkLLMConfig(MethodConfig):
 
 @dataclass
 class Chunks:
-    """One batch row: where its chunks end, their adapted keys [L, capacity, R], and what is read of them.
+    """One batch row: adapted keys [L, capacity, R] of its chunks, the last token's rotated query [H D] by layer.
 
-    `newest` is the last token's rotated query by layer [H D]. `spans` [L, n, 3] serve until the next boundary; the
-    first one is local and open to the right. `None`: the prompt is not over.
+    `spans` [L, n, 3] serve until the next boundary, the first being local and open to the right; `None` in the prompt.
     """
 
     keys: Tensor
@@ -67,9 +65,9 @@ class Chunks:
 class ChunkLLM(AttentionMethod):
     """A head on layer 1 finds chunk ends; at each, the adapters' q . k over boundary tokens chooses for every layer.
 
-    The prompt is read in full. A decode step reads the first chunk (the sink), the chosen and the local ones; the choice
-    is made anew only by a token that ends a chunk, after its own pass. Nothing is evicted. Shapes: L layers with full
-    attention, R adapter dim, n and m chunks.
+    The prompt is read in full. A decode step reads the first chunk (the sink), the chosen and the local ones; only a
+    token that ends a chunk chooses anew, after its own pass, with its own query. Nothing is evicted. Shapes: L layers
+    with full attention, R adapter dim, n and m chunks.
     """
 
     card: ClassVar[Card] = Card(
@@ -92,15 +90,9 @@ class ChunkLLM(AttentionMethod):
         self._config, self._last_layer = config, model.layers - 1
         self._log_odds = log(config.threshold / (1 - config.threshold))
         self._place = {layer: place for place, layer in enumerate(selecting_layers(model))}
-        L, keys = len(self._place), self._adapters.keys
-        empty = keys.new_empty(L, 0, keys.shape[2])
-        self._rows = [Chunks(empty, [torch.empty(0)] * L) for _ in range(batch)]
-        self.selections = self.predicted = self.forced = 0  # counted over the batch, prompt included
-
-    @property
-    def forced_share(self) -> float:
-        """Share of the chunks that ended by force, 0 to 1."""
-        return self.forced / max(1, self.forced + self.predicted)
+        L, R = len(self._place), self._adapters.keys.shape[2]
+        self._rows = [Chunks(self._adapters.keys.new_empty(L, 0, R), [torch.empty(0)] * L) for _ in range(batch)]
+        self.selections = self.predicted = self.forced = 0  # choices made, chunks ended by the head and by length
 
     def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
         """Keeps the newest query. The first single token finds the prompt over, whose last one then selects."""
@@ -141,7 +133,7 @@ class ChunkLLM(AttentionMethod):
         starts, m = [0, *chunks.ends], len(chunks.ends)
         near = max(bisect_left(starts, seen - self._config.local, hi=m), min(1, m))  # the first local chunk
         read = torch.ones(len(self._place), near, dtype=torch.bool)
-        chunks.index_bytes = max(0, near - 1) * chunks.keys.shape[2] * chunks.keys.element_size()
+        chunks.index_bytes = chunks.keys[0, 1:near].nbytes
         if near > 1:
             budget = max(self._config.budget, int(self._config.retention * seen))
             room = budget - starts[1] - (seen - starts[near])
@@ -154,7 +146,7 @@ class ChunkLLM(AttentionMethod):
         return torch.bmm(query, chunks.keys[:, 1:near].transpose(1, 2))[:, 0].float()
 
     def _walk(self, scores: Tensor, lengths: Tensor, room: int) -> Tensor:
-        """Which chunks [L, n] are read: down each layer's ranking, or that of all layers' votes, while they fit."""
+        """Which chunks [L, n] are read: down each layer's ranking, or that of the layers' votes, while they fit."""
         taken = walk(scores.argsort(dim=-1, descending=True, stable=True), lengths, room)
         if self._config.selection == "per_layer":
             return taken
@@ -179,7 +171,7 @@ class ChunkLLM(AttentionMethod):
 
     def index_bytes(self) -> int:
         """Adapted keys, newest queries and spans of all rows; the adapters' own weights are the model's."""
-        kept = [t for chunks in self._rows for t in (chunks.keys, *chunks.newest, chunks.spans) if t is not None]
+        kept = (t for chunks in self._rows for t in (chunks.keys, *chunks.newest, chunks.spans) if t is not None)
         return sum(t.untyped_storage().nbytes() for t in kept)
 
     @classmethod
@@ -199,7 +191,7 @@ def spans_of(read: Tensor, starts: Tensor) -> Tensor:
     The first span is the local one, its end open; neighbouring chunks are one span; shorter lists are padded.
     """
     edges = functional.pad(read.int(), (1, 1)).diff(dim=-1)
-    (layer, first), last = (edges == 1).nonzero(as_tuple=True), (edges == -1).nonzero(as_tuple=True)[1]
+    (layer, first), last = (edges > 0).nonzero(as_tuple=True), (edges < 0).nonzero(as_tuple=True)[1]
     counts = layer.bincount(minlength=len(read))
     rank = torch.arange(len(layer)) - (counts.cumsum(0) - counts)[layer]
     spans = torch.zeros(len(read), 1 + int(counts.max()), 3, dtype=torch.int32)
