@@ -86,6 +86,12 @@ METHODS = Registry(
             "masks of 128 queries x 32 keys, four builders (2510.24606, second version)",
         ),
         Entry(
+            "chunkllm",
+            "suite.methods.attention.chunkllm:ChunkLLM",
+            "attention",
+            "distilled adapters end chunks and choose among them (2510.02361)",
+        ),
+        Entry(
             "longheads",
             "suite.methods.attention.longheads:LongHeads",
             "attention",

@@ -62,8 +62,8 @@ class ChunkLLMExperiment(Experiment):
         keys = ", ".join(f"{name} {fmean(p.keys):.2f}" for name, p in half.items())
         ours = half["chunkllm"]
         conditions = (
-            f"smollm2-135m bf16, held-out texts of 1K tokens scored on the decode path, retention {ours.retention:.2f}; "
-            f"perplexity dense / method at equal budget: {told}; passkeys found: {keys}"
+            f"smollm2-135m bf16, held-out texts of 1K tokens scored on the decode path, retention {ours.retention:.2f}"
+            f"; perplexity dense / method at equal budget: {told}; passkeys found: {keys}"
         )
         logs = [d - m for d, m in zip(half["dense"].nats, ours.nats, strict=True)]
         estimate = exponential(mean_estimate(logs))
@@ -75,8 +75,8 @@ class ChunkLLMExperiment(Experiment):
         longest = curve[max(CACHES)]
         estimate = ratio_of_means(longest["dense"], longest[f"{RETENTIONS[0]}"])
         conditions = (
-            f"smollm2-135m bf16, synthetic cache, {bench.threads} threads, whole decode steps, {ROUNDS} in a row with a "
-            f"selection every {CHUNK}; {told}; the figure is the longest cache at {RETENTIONS[0]:.1%}"
+            f"smollm2-135m bf16, synthetic cache, {bench.threads} threads, whole decode steps, {ROUNDS} in a row with "
+            f"a selection every {CHUNK}; {told}; the figure is the longest cache at {RETENTIONS[0]:.1%}"
         )
         return self.finding(claim, estimate, conditions, details={"step_ms": curve})
 
@@ -100,9 +100,8 @@ class ChunkLLMExperiment(Experiment):
             tokens = len(contender.complete([story(index, GENERATED)], RequestMeter())[0].token_ids)
             ratios.append((method.selections - 1) / method.boundaries)
             lengths.append(tokens / method.boundaries)
-        conditions = (
-            f"smollm2-135m bf16, 4 generated texts of up to {GENERATED} tokens, one boundary in {fmean(lengths):.1f} tokens"
-        )
+        every = fmean(lengths)
+        conditions = f"smollm2-135m bf16, 4 texts of up to {GENERATED} tokens, one boundary in {every:.1f} tokens"
         return self.finding(claim, mean_estimate(ratios), conditions, null=0.0, details={"ratios": ratios})
 
     def _short(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
@@ -139,7 +138,8 @@ def story(index: int, tokens: int) -> Request:
     """A writing task."""
     prompt = f"Write a long story about {SUBJECTS[index % len(SUBJECTS)]}."
     return Request(
-        id=str(index), task="t", prompt=prompt, chat=True, metric="none", max_new_tokens=tokens, temperature=0.8, seed=index
+        id=str(index), task="t", prompt=prompt, chat=True, metric="none", max_new_tokens=tokens, temperature=0.8,
+        seed=index,
     )  # fmt: skip
 
 

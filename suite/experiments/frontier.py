@@ -89,9 +89,13 @@ def continuations(model: LanguageModel, bench: Workbench) -> list[Request]:
     decode = model.tokenizer.decode
     return [
         Request(
-            id=f"text/{i}", task="text", prompt=decode(ids[:-SCORED]), target=decode(ids[-SCORED:]), metric="none",
+            id=f"text/{i}",
+            task="text",
+            prompt=decode(ids[:-SCORED]),
+            target=decode(ids[-SCORED:]),
+            metric="none",
             max_new_tokens=1,
-        )  # fmt: skip
+        )
         for i, ids in enumerate(windows)
     ]
 

@@ -122,7 +122,7 @@ class _Run(Generic[Model]):
         self.recipe, self.plan, self.progress = recipe, recipe.plan, progress
         self.model = recipe.build()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self._groups(),
             lr=self.plan.lr,
             betas=(0.9, self.plan.beta2),
             weight_decay=self.plan.weight_decay,
@@ -134,6 +134,14 @@ class _Run(Generic[Model]):
         self.best: Point | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.perf_counter()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters by their factor on the learning rate."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            factors = (factor for prefix, factor in self.plan.lr_factors.items() if name.startswith(prefix))
+            groups.setdefault(next(factors, 1.0), []).append(parameter)
+        return [{"params": members, "lr": self.plan.lr * factor} for factor, members in groups.items()]
 
     def _rate(self, step: int) -> float:
         """Learning rate of a step, as a fraction of the plan's: linear warm-up, then cosine to zero."""

@@ -11,6 +11,7 @@ from suite.harness.meter import CountingMeter, RequestMeter
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.base import Method
 from suite.models.attention import DenseAttention
+from suite.models.language_model import LanguageModel
 from suite.registry import METHODS
 from tests.methods.support import CONFIG, logits_of, selected, tiny_model
 from workloads.schema import Request
@@ -24,12 +25,12 @@ queries read everything."""
 ACTING = {phase: [name for name in SELECTING if phase in METHODS.load(name).acts_in] for phase in ("prefill", "decode")}
 
 
-def at_budget(name: str) -> tuple[Method, Any]:
-    """The method, prepared for the tiny model, with options that let it read BUDGET tokens."""
+def at_budget(name: str, model: LanguageModel | None = None) -> tuple[Method, Any]:
+    """The method, prepared for `model` or a tiny one, and options that let it read BUDGET tokens."""
     kind = METHODS.load(name)
-    config = kind.Config(**(kind.at_budget(BUDGET) if issubclass(kind, AttentionMethod) else {}))
-    method = kind()
-    method.prepare(tiny_model(), config)
+    options = kind.at_budget(BUDGET) if issubclass(kind, AttentionMethod) else {}
+    method, config = kind(), kind.Config(**options)
+    method.prepare(model or tiny_model(), config)
     return method, config
 
 
@@ -39,8 +40,9 @@ def request(identity: str, length: int, new: int = 8, **fields: Any) -> Request:
 
 
 def complete(name: str, requests: list[Request], dtype: torch.dtype = torch.float32, meter: Any = None) -> list[Any]:
-    method, config = at_budget(name)
-    with method.attach(tiny_model(dtype=dtype), config) as generator:
+    model = tiny_model(dtype=dtype)
+    method, config = at_budget(name, model)
+    with method.attach(model, config) as generator:
         return list(generator.generate(requests, meter or RequestMeter()))
 
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ class TrainingPlan:
 
     `clip` bounds the norm of the gradient. The recipe is evaluated every `eval_every` steps and after the last one;
     training ends early when its dev figure reaches `target`. `threads` is part of the plan because the order of
-    floating-point sums, and with it the weights, depends on it.
+    floating-point sums, and with it the weights, depends on it. `lr_factors` multiply `lr` for the parameters whose
+    names begin with the key.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class TrainingPlan:
     beta2: float = 0.999
     target: float | None = None
     threads: int = 1
+    lr_factors: dict[str, float] = field(default_factory=dict)
 
 
 class _Record(BaseModel):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 RECIPES = Registry(
     "recipe",
     (
+        Entry(
+            "chunkllm", "suite.models.recipes.chunkllm:ChunkLLMRecipe", "adapter", "ChunkLLM's boundary and QK adapters"
+        ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
         Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),
     ),
