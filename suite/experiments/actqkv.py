@@ -34,9 +34,9 @@ from workloads.schema import Request
 
 SCALED = ActQKVConfig(block=16, n_init=16, n_local=128, window=64, topk=12, min_blocks=4, cached_blocks=48)
 BUDGET = 336
-PROMPTS, PROMPT_TOKENS = 12, 1024
+PROMPTS, PROMPT_TOKENS = 24, 1024
 LENGTHS = (1024, 4096)
-SHARP = 0.05
+SHARP = 0.01
 """A score temperature at which the entropies of layers differ."""
 
 
@@ -108,7 +108,8 @@ class ActQKVExperiment(Experiment):
         for length in LENGTHS:
             bench.tick(f"counting reads at {length} tokens")
             meter = CountingMeter(model.config.kv_bytes_per_token(2))
-            Contender(ActQKV(), SCALED, model).complete(passkeys(length, 2), meter)
+            for request in passkeys(length, 4, new=12):
+                Contender(ActQKV(), SCALED, model).complete([request], meter)
             read[length] = [s.selected_retention_last * s.full_bytes for s in meter.kv_samples()]
         tokens = {n: fmean(v) / model.config.kv_bytes_per_token(2) for n, v in read.items()}
         conditions = "tokens read by the last query: " + ", ".join(f"{t:.0f} at {n}" for n, t in tokens.items())
@@ -143,12 +144,13 @@ class ActQKVExperiment(Experiment):
         for temperature in (1.0, SHARP):
             bench.tick(f"k by layer at score temperature {temperature}")
             watched = Watched()
-            config = SCALED.model_copy(update={"score_temperature": temperature})
-            Contender(watched, config, model).complete(passkeys(LENGTHS[-1], 1, new=60), RequestMeter())
-            ks[temperature] = {layer: fmean(deals[-40:]) for layer, deals in watched.deals.items()}
+            # short windows, so that every layer's history of entropies is full
+            config = SCALED.model_copy(update={"score_temperature": temperature, "window": 32})
+            Contender(watched, config, model).complete(passkeys(LENGTHS[-1], 1), RequestMeter())
+            ks[temperature] = {layer: fmean(deals[-20:]) for layer, deals in watched.deals.items()}
             spread[temperature] = max(ks[temperature].values()) / min(ks[temperature].values())
         conditions = (
-            f"smollm2-135m bf16, {LENGTHS[-1]} tokens, last 40 steps; at score temperature 1 as released; at {SHARP}: "
+            f"smollm2-135m bf16, {LENGTHS[-1]} tokens, last 20 windows; score temperature 1, as released; at {SHARP}: "
             f"{spread[SHARP]:.2f}"
         )
         estimate = ratio_of_means([max(ks[1.0].values())] * 2, [min(ks[1.0].values())] * 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio, ratio_of_means
 from kernels.counting import counting
+from suite.engines.pipeline import ChunkCost, dynamic_chunks, fixed_chunks, simulate
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.memory import peak_bytes
 from suite.experiments.recall import TRAINED, Column, means, recall_grid
+from suite.experiments.synthetic import filled_cache
 from suite.experiments.texts import prose
 from suite.harness.measurement import Finding
 from suite.methods.attention.base import SelectedAttention
@@ -45,6 +47,8 @@ RACE_TOKENS, RACE_LAYERS = 32768, (5, 15, 25)
 MILLION = 1_000_000
 SEARCH_TOKENS, TARGET_TOKENS = 1024, 4096
 MEMORY_TOKENS, MEMORY_CHUNK = 4096, 128
+PASS_PREFIXES, PASS_TOKENS = (0, 2048, 8192, 16384), (256, 1024, 2048)
+PIPELINE_TOKENS, STAGES, CHUNKS = 131072, 4, (4096, 8192, 16384, 32768)
 
 
 class Qwen25Experiment(Experiment):
@@ -54,12 +58,13 @@ class Qwen25Experiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        far, plain, speed, refinement, memory = Qwen25OneM.card.claims
+        far, plain, speed, refinement, memory, pipeline = Qwen25OneM.card.claims
         yield from self._lengths(bench, far, plain)
         model = load_model("smollm2-135m", "bf16")
         yield self._refinement(bench, model, refinement)
         yield self._speed(bench, model, speed)
         yield self._memory(bench, model, memory)
+        yield self._pipeline(bench, model, pipeline)
 
     def _lengths(self, bench: Workbench, far: Claim, plain: Claim) -> Iterator[Finding]:
         columns: dict[str, Column] = {
@@ -130,6 +135,40 @@ class Qwen25Experiment(Experiment):
             f"(1 - x/L = {1 - MEMORY_CHUNK / MEMORY_TOKENS:.3f})"
         )
         return self.finding(claim, estimate, conditions, null=0.0, details={"peak_bytes": peaks})
+
+    def _pipeline(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
+        """Measured passes of the default model, replayed in a simulated pipeline of four stages."""
+        cost = ChunkCost.fitted(passes(bench, model))
+        runs = {f"fixed {chunk}": simulate(fixed_chunks(PIPELINE_TOKENS, chunk), cost, STAGES) for chunk in CHUNKS}
+        dynamic = {first: simulate(dynamic_chunks(PIPELINE_TOKENS, first, cost), cost, STAGES) for first in CHUNKS}
+        best = min(dynamic.values(), key=lambda run: run.seconds)
+        told = ", ".join(f"{name} {run.seconds:.1f} s ({run.bubble:.0%} waiting)" for name, run in runs.items())
+        conditions = (
+            f"SIMULATION: {STAGES} stages, {PIPELINE_TOKENS} tokens, cost of a pass fitted to measured ones of "
+            f"smollm2-135m; {told}; dynamic {best.seconds:.1f} s ({best.bubble:.0%} waiting)"
+        )
+        estimate = Estimate(
+            runs[f"fixed {CHUNKS[-1]}"].seconds / best.seconds, None, None, 1, "a simulation, no interval"
+        )
+        return self.finding(claim, estimate, conditions, details={"cost": asdict(cost)})
+
+
+def passes(bench: Workbench, model: LanguageModel) -> list[tuple[int, int, float]]:
+    """(tokens before, tokens, seconds) of dense passes over a synthetic cache, the second of two each."""
+    rows = []
+    cache = filled_cache(model, PASS_PREFIXES[-1], PASS_TOKENS[-1], lambda step, layer, generator: None)
+    attention = DenseAttention(model.config)
+    with torch.inference_mode():
+        for before in PASS_PREFIXES:
+            for tokens in PASS_TOKENS:
+                bench.tick(f"a pass of {tokens} tokens after {before}")
+                for _ in range(2):
+                    cache.lengths[0] = before  # what lies behind is written anew
+                    start = time.perf_counter()
+                    model.decoder(torch.ones(1, tokens, dtype=torch.long), cache, attention)
+                    seconds = time.perf_counter() - start
+                rows.append((before, tokens, seconds))
+    return rows
 
 
 def minus(share: float | None) -> float | None:

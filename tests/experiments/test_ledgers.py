@@ -1,0 +1,102 @@
+"""The pieces that the ledgers of the long-context methods share, at sizes that run in seconds."""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import fmean
+
+import pytest
+import torch
+
+from suite.experiments import actqkv, frontier, qwen2_5_1m, synthetic
+from suite.experiments.base import Workbench
+from suite.experiments.memory import peak_bytes
+from suite.experiments.qwen2_5_1m import Qwen25Experiment, Race
+from suite.experiments.texts import prose
+from suite.methods.attention.qwen2_5_1m import Qwen25OneM
+from suite.models.attention import DenseAttention
+from suite.models.loaders import load_model
+from tests.methods.support import tiny_model
+
+BENCH = Workbench(1, lambda text: None)
+
+
+def test_peak_bytes_sees_what_was_freed_again():
+    def work(megabytes: int) -> None:
+        block = torch.ones(megabytes << 20, dtype=torch.int8)
+        block.add_(1)
+
+    assert 55 << 20 < peak_bytes(partial(work, 64)) < 80 << 20
+    assert peak_bytes(partial(work, 16)) < 32 << 20
+
+
+def test_prose_has_the_asked_length_and_depends_on_the_seed():
+    model = tiny_model()
+    first, other = prose(model, 300), prose(model, 300, seed=1)
+    assert first.shape == (1, 300)
+    assert not torch.equal(first, other)
+
+
+def race() -> Race:
+    """Full attention costs L^2, the sparse one 100 L, in passes of 2048 tokens of one layer."""
+    rows = []
+    for end in range(2048, 32769, 2048):
+        start = end - 2048
+        rows.append((5, end, (end**2 - start**2) * 1e-9, (end - start) * 1e-7))
+    return Race(rows)
+
+
+def test_the_curve_is_the_ratio_of_whole_prefills_and_its_fit_goes_on():
+    curve = race().curve()
+    assert curve[4096] == pytest.approx(40.96)
+    assert curve[32768] == pytest.approx(327.68)
+    assert race().extrapolated(1_000_000) == pytest.approx(10_000, rel=0.01)
+
+
+def test_the_race_is_judged_by_its_last_pass():
+    assert race().seconds("full") == {("layer", 5): pytest.approx((32768**2 - 30720**2) * 1e-9)}
+
+
+def test_the_length_ledger_has_both_claims(monkeypatch):
+    monkeypatch.setattr(qwen2_5_1m, "LENGTHS", (128, 512))
+    monkeypatch.setattr(qwen2_5_1m, "SEQUENCES", 6)
+    far, plain, *_ = Qwen25OneM.card.claims
+    rows = list(Qwen25Experiment()._lengths(BENCH, far, plain))
+    assert [row.claim.split(":")[0] for row in rows] == ["length-extrapolation", "beats-plain"]
+    accuracy = rows[0].details["accuracy"]
+    assert accuracy["dual chunk and temperature"][512] > accuracy["plain"][512]
+
+
+def test_the_needle_token_is_where_the_key_ends():
+    model = load_model("smollm2-135m", "fp32")
+    request = actqkv.passkeys(300, 1)[0]
+    token = actqkv.needle_token(model, request)
+    ids, key = model.encode(request).ids, request.references[0]
+    assert key in model.tokenizer.decode(ids[: token + 1])
+    assert key not in model.tokenizer.decode(ids[:token])
+
+
+def test_the_frontier_measures_every_method_at_every_budget_on_the_same_items(monkeypatch):
+    monkeypatch.setattr(frontier, "KEYS", 2)
+    monkeypatch.setattr(frontier, "TEXTS", 2)
+    monkeypatch.setattr(frontier, "TOKENS", 400)
+    monkeypatch.setattr(frontier, "SCORED", 16)
+    points = frontier.frontier(BENCH, load_model("smollm2-135m", "bf16"), ("uniform", "oracle"))
+    assert [(p.method, p.share) for p in points] == [
+        ("dense", 1.0), *(("uniform", s) for s in frontier.SHARES), *(("oracle", s) for s in frontier.SHARES)
+    ]  # fmt: skip
+    assert all(len(p.keys) == len(p.nats) == 2 for p in points)
+    half = frontier.at(points, 0.5)
+    assert half["uniform"].retention == pytest.approx(0.5, abs=0.06)
+    assert half["uniform"].read_bytes < 0.7 * half["dense"].read_bytes
+    assert fmean(half["oracle"].nats) < fmean(half["dense"].nats) + 0.2
+
+
+def test_steps_in_turn_leave_the_cache_as_it_was_or_one_token_longer_a_round():
+    model = tiny_model()
+    cache = synthetic.filled_cache(model, 50, 10, lambda step, layer, generator: None)
+    dense = {"dense": DenseAttention(model.config)}
+    assert len(synthetic.race_steps(model, cache, dense, 3)["dense"]) == 3
+    assert cache.lengths == [50]
+    synthetic.race_steps(model, cache, dense, 3, grow=True)
+    assert cache.lengths == [54]
