@@ -70,6 +70,29 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
+class HeatCell:
+    """Mean score of one method over the `n` requests with a needle at one depth (percent) of one length (tokens)."""
+
+    method: str
+    length: int
+    depth: float
+    score: float
+    n: int
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One method at one budget, on the same items: share of keys found, nats per token, bytes read per token."""
+
+    method: str
+    share: float
+    retention: float
+    read_bytes: float
+    passkeys: float
+    nats_per_token: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Measured time of a pass beside the roofline's, means over units, in milliseconds."""
 
@@ -105,6 +128,7 @@ class ContestReport:
     rows: tuple[Comparison, ...]
     latencies: tuple[Latencies, ...]
     task_scores: tuple[TaskScore, ...]
+    heat: tuple[HeatCell, ...]
     predictions: tuple[Prediction, ...]
 
 
@@ -117,6 +141,7 @@ class ReportData:
     contests: tuple[ContestReport, ...]
     notes: tuple[str, ...]
     claims: tuple[Mapping[str, Any], ...]
+    frontier: tuple[FrontierPoint, ...]
     roofs: tuple[Roof, ...]
     points: tuple[RoofPoint, ...]
     streams: tuple[Stream, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,8 @@ from analysis.metrics import score_metrics
 from analysis.placement import placements
 from analysis.report_data import (
     ContestReport,
+    FrontierPoint,
+    HeatCell,
     Latencies,
     Output,
     Prediction,
@@ -28,7 +31,7 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
-from analysis.samples import threads_of, timed_samples, times_ms
+from analysis.samples import request_scores, threads_of, timed_samples, times_ms
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -85,6 +88,7 @@ def _report_data(
         contests=_contests(units, rows, ceilings),
         notes=notes(units, points, calibration, left_out),
         claims=tuple(reproduce_document(findings)),
+        frontier=_frontier(findings),
         roofs=_roofs(units, ceilings),
         points=points,
         streams=_streams(ceilings),
@@ -114,6 +118,7 @@ def _contests(
             rows=tuple(rows),
             latencies=tuple(found for row in rows if (found := _latencies(row, units)) is not None),
             task_scores=tuple(score for row in rows for score in _task_scores(row, units)),
+            heat=tuple(cell for row in rows for cell in heat_cells(row, units)),
             predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
         )
         for contest, rows in rows_by_contest.items()
@@ -138,6 +143,31 @@ def _task_scores(row: Comparison, units: Sequence[UnitResult]) -> list[TaskScore
             error = metrics["score_standard_error"]
             scores.append(TaskScore(row.label, unit.spec.workload.task, metrics["score"], error, requests))
     return scores
+
+
+def heat_cells(row: Comparison, units: Sequence[UnitResult]) -> list[HeatCell]:
+    """Needle scores by length and depth, for requests that say both; none for other workloads."""
+    cells: dict[tuple[int, float], dict[str, float]] = {}
+    for unit in units:
+        if not row.holds(unit):
+            continue
+        scores = request_scores(unit.samples)
+        for sample in unit.samples:
+            if {"context_length", "depth_percent"} <= sample.metadata.keys() and sample.request_id in scores:
+                place = int(sample.metadata["context_length"]), float(sample.metadata["depth_percent"])
+                cells.setdefault(place, {})[sample.request_id] = scores[sample.request_id]
+    return [
+        HeatCell(row.label, length, depth, fmean(found.values()), len(found))
+        for (length, depth), found in sorted(cells.items())
+    ]
+
+
+def _frontier(findings: Sequence[Finding]) -> tuple[FrontierPoint, ...]:
+    """Of the newest finding that measured one."""
+    measured = [finding.details["frontier"] for finding in findings if "frontier" in finding.details]
+    names = {field.name for field in fields(FrontierPoint)}
+    rows = measured[-1] if measured else []
+    return tuple(FrontierPoint(**{name: row[name] for name in names}) for row in rows)
 
 
 def _predictions(row: Comparison, units: Sequence[UnitResult], ceilings: Ceilings | None) -> list[Prediction]:

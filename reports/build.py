@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis.report_data import ReportData
 from analysis.wording import number
-from reports import figures, machine_figures, static, style, tables
+from reports import figures, grid_figures, machine_figures, static, style, tables
 
 
 class ReportError(ValueError):
@@ -73,6 +73,8 @@ def render(data: ReportData) -> str:
 def _figures(data: ReportData) -> dict[str, go.Figure]:
     """All figures by the id of their place in the page."""
     drawn = {f"machine-{name}": figure for name, figure in machine_figures.machine_figures(data).items()}
+    if (frontier := grid_figures.frontier(data.frontier)) is not None:
+        drawn["claims-frontier"] = frontier
     for index, contest in enumerate(data.contests, start=1):
         for name, figure in figures.contest_figures(contest).items():
             drawn[f"contest-{index}-{name.replace(' ', '-')}"] = figure

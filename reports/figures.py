@@ -13,6 +13,7 @@ from analysis.comparison import Comparison
 from analysis.report_data import ContestReport, Latencies, Prediction, TaskScore
 from analysis.wording import number, plural
 from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
+from reports.grid_figures import heat_maps
 from reports.style import PHASES, colours, percent
 
 BOX_POINTS = 400
@@ -33,6 +34,7 @@ def contest_figures(contest: ContestReport) -> dict[str, go.Figure]:
         "score and retention": score_retention(contest.rows, colour),
         "prediction": prediction(contest.predictions),
         "task scores": task_scores(contest.task_scores, colour),
+        "needles": heat_maps(contest.heat),
     }
     return {name: figure for name, figure in candidates.items() if figure is not None}
 

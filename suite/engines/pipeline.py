@@ -2,8 +2,8 @@
 
 A long prompt passes the stages of a pipeline in chunks. Attention makes a chunk slower the more tokens stand before it,
 so with equal chunks the stages wait for the late ones. Dynamic chunks shrink so that all take the same time. The cost
-of a chunk of x tokens after Lp others is modelled as c0 + g Lp + a (2 Lp x + x^2) + b x seconds, the form of ROCm/ATOM's
-public implementation; the coefficients are fitted to measured passes.
+of a chunk of x tokens after Lp others is modelled as c0 + g Lp + a (2 Lp x + x^2) + b x seconds, the form of
+ROCm/ATOM's public implementation; the coefficients are fitted to measured passes.
 """
 
 from __future__ import annotations
