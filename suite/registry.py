@@ -156,6 +156,12 @@ EXPERIMENTS = Registry(
     "claim",
     (
         Entry(
+            "chunkllm",
+            "suite.experiments.chunkllm:ChunkLLMExperiment",
+            "attention",
+            "frontier, decode speed, selections",
+        ),
+        Entry(
             "actqkv", "suite.experiments.actqkv:ActQKVExperiment", "attention", "needle blocks, reads, time, k by layer"
         ),
         Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),

@@ -22,7 +22,7 @@ from suite.spec import WorkloadSpec
 from workloads.schema import Request
 
 SHARES = (0.125, 0.25, 0.5)
-KEYS, TEXTS, TOKENS, SCORED = 8, 6, 1024, 64
+KEYS, TEXTS, TOKENS, SCORED = 6, 4, 1024, 48
 HELD_OUT_SEED = 991  # recipes write their training text with other seeds
 
 
