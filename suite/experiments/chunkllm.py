@@ -8,6 +8,7 @@ beside each ratio stands the bound (W + F) / (W + r F) that its retention r, the
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import fmean
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from analysis.statistics import Estimate, mean_estimate, ratio_of_means
+from analysis.statistics import Estimate, mean_estimate, paired_ratio
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.frontier import Point, at, frontier, table
 from suite.experiments.synthetic import filled_cache, race_steps
@@ -52,7 +53,7 @@ class ChunkLLMExperiment(Experiment):
         model = load_model("smollm2-135m", "bf16")
         yield self._speed(bench, model, speed)
         yield self._selections(bench, model, selections)
-        yield self._short(bench, model, short)
+        yield self._short(bench, load_model("smollm2-135m", "fp32"), short)
         yield self._quality(bench, model, quality)
 
     def _quality(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
@@ -73,19 +74,20 @@ class ChunkLLMExperiment(Experiment):
         curve = {tokens: steps(bench, model, tokens) for tokens in CACHES}
         told = "; ".join(self._told(model, tokens, times) for tokens, times in curve.items())
         longest = curve[max(CACHES)]
-        estimate = ratio_of_means(longest["dense"], longest[f"{RETENTIONS[0]}"])
+        dense, ours = ({("step", i): ms for i, ms in enumerate(longest[n])} for n in ("dense", f"{RETENTIONS[0]}"))
+        estimate = paired_ratio(dense, ours)
         conditions = (
             f"smollm2-135m bf16, synthetic cache, {bench.threads} threads, whole decode steps, {ROUNDS} in a row with "
-            f"a selection every {CHUNK}; {told}; the figure is the longest cache at {RETENTIONS[0]:.1%}"
+            f"a selection every {CHUNK}; medians: {told}; the figure is the longest cache at {RETENTIONS[0]:.1%}"
         )
         return self.finding(claim, estimate, conditions, details={"step_ms": curve})
 
     def _told(self, model: LanguageModel, tokens: int, times: dict[str, list[float]]) -> str:
         weights, full = model.model_bytes, tokens * model.config.kv_bytes_per_token(2)
-        dense = fmean(times["dense"])
+        dense = statistics.median(times["dense"])
         parts = []
         for share in RETENTIONS:
-            ratio, bound = dense / fmean(times[f"{share}"]), (weights + full) / (weights + share * full)
+            ratio, bound = dense / statistics.median(times[f"{share}"]), (weights + full) / (weights + share * full)
             parts.append(f"{ratio:.2f}x at {share:.1%} (bound {bound:.2f}x)")
         return f"{tokens // 1024}K: {dense:.1f} ms dense, {', '.join(parts)}"
 
@@ -114,7 +116,7 @@ class ChunkLLMExperiment(Experiment):
             request = story(index, 96).model_copy(update={"temperature": 0.0})
             texts = [c.complete([request], RequestMeter())[0].token_ids for c in (ours, dense)]
             equal.append(fmean(a == b for a, b in zip(*texts, strict=False)))
-        conditions = "smollm2-135m bf16, 8 answers of up to 96 tokens: share of greedy tokens that are the dense ones"
+        conditions = "smollm2-135m fp32, 8 answers of up to 96 tokens: share of greedy tokens that are the dense ones"
         return self.finding(claim, mean_estimate(equal), conditions, null=0.5, details={"equal": equal})
 
 
