@@ -188,6 +188,8 @@ def test_the_committed_checkpoint_is_small_and_whole():
     assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 4_000_000
     assert (manifest.recipe, manifest.recipe_version) == ("chunkllm", ChunkLLMRecipe.version)
     assert (manifest.plan, manifest.outcome) == (chunkllm.PLAN, "finished")
+    assert manifest.figures["recall_25"] > 0.6  # the card's trial, with an eighth of the text: 0.61
+    assert manifest.figures["boundary_f1"] > 0.9
     assert {value.dtype for value in weights(COMMITTED).values()} == {torch.float16}
 
 
@@ -206,4 +208,5 @@ def test_the_committed_adapters_find_what_attention_favours_in_text_they_never_s
     assert ours > max(mean, last) + 0.02
     recipe.__dict__["examples"] = ([window], [])
     assert distance(recipe, trained) < 0.7 * distance(recipe, recipe.build())
-    assert chunkllm.f1(trained.logits(window.hidden.float()) > 0, window.labels.bool()) > 0.8
+    found = trained.logits(window.hidden.float()) > 0
+    assert (found & window.labels.bool()).sum() >= 0.95 * window.labels.sum()

@@ -170,7 +170,9 @@ def best(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
 class ChunkLLMRecipe:
     """The recipe: boundary cross-entropy, plus KL from the true attention mass of chunks, mean over layers.
 
-    Nothing is read or run before the first loss; the model itself is only run forward, without gradients.
+    Nothing is read or run before the first loss; the model itself is only run forward, without gradients. A model's own
+    prose has few abbreviations and decimals: on text dense in them the boundary head is no better than a split at . ! ?
+    (F1 0.75 both on the page of the tests). Give text of that kind as `data` where it matters.
     """
 
     name = "chunkllm"
