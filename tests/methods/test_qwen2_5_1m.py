@@ -140,19 +140,16 @@ def test_far_diagonals_are_found_with_critical_positions_only():
     q = 4 * rotate(k[0, :1, :1], cos[gap], -sin[gap]).expand(length, 4, -1)
     regions = method.chunks.regions(C, C)
     clamped = [replace(region, critical=region.positions) for region in regions]
-    best = [
-        diagonal_sums(method._critical(q[-24:], keys, length, places))[0].argmax().item()
-        for places in (regions, clamped)
-    ]
+    best = [method._estimate(q[-24:], keys, places)[1][0].argmax().item() for places in (regions, clamped)]
     assert best[0] == gap
     assert best[1] != gap
 
 
 def test_every_pass_estimates_with_its_own_last_queries(monkeypatch):
     seen = []
-    original = Qwen25OneM._critical
+    original = Qwen25OneM._estimate
     monkeypatch.setattr(
-        Qwen25OneM, "_critical", lambda self, q, *rest: (seen.append(q.clone()), original(self, q, *rest))[1]
+        Qwen25OneM, "_estimate", lambda self, q, *rest: (seen.append(q.clone()), original(self, q, *rest))[1]
     )
     q, k, v = project(2 * C)
     run_layer(Qwen25OneM(), SPARSE, q, k, v, C // 2)
@@ -166,7 +163,8 @@ def test_forced_columns_and_diagonals_and_the_largest_sums_are_kept():
     probability = torch.zeros(1, 4, 40)
     probability[0, :, 20] = 0.5
     probability[0, torch.arange(4), 36 + torch.arange(4) - 25] = 0.4
-    pattern = find(probability, Sparsity(torch.tensor([3]), torch.tensor([3]), 2, 2))
+    sums = probability.sum(dim=1), diagonal_sums(probability)
+    pattern = find(*sums, Sparsity(torch.tensor([3]), torch.tensor([3]), 2, 2))
     assert pattern.columns[0].nonzero().flatten().tolist() == [0, 1, 20]
     assert pattern.diagonals[0].nonzero().flatten().tolist() == [0, 1, 25]
 

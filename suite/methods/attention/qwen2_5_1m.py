@@ -13,7 +13,7 @@ from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.dual_chunk import DualChunk, Region
 from suite.methods.attention.head_sparsity import HeadSparsity
 from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection
-from suite.methods.attention.vertical_slash import LAST_QUERIES, find, probabilities, region_lists
+from suite.methods.attention.vertical_slash import LAST_QUERIES, diagonal_sums, find, probabilities, region_lists
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
@@ -135,22 +135,36 @@ class Qwen25OneM(AttentionMethod):
     def sparse(self, layer: int, q: Tensor, row: int, first: int, regions: list[Region], step: Step) -> Plan:
         """The vertical-slash plan of one segment: q [T, H, D] at slots first, ...; keys of the row up to them."""
         keys = step.cache.keys[layer][row, :, : first + len(q)]
-        pattern = find(self._critical(q[-LAST_QUERIES:], keys, first + len(q), regions), self.heads.layer(layer))
+        sums = self._estimate(q[-LAST_QUERIES:], keys, regions)
+        pattern = find(*sums, self.heads.layer(layer))
         lists = [region_lists(pattern, first, len(q), region.start, region.stop) for region in regions]
         return Merged([Listed(some, region.positions) for some, region in zip(lists, regions, strict=True)])
 
-    def _critical(self, q: Tensor, keys: Tensor, stop: int, regions: list[Region]) -> Tensor:
-        """Probabilities [H, r, stop] of the last r queries [r, H, D], every region at continuous query positions."""
+    def _estimate(self, q: Tensor, keys: Tensor, regions: list[Region]) -> tuple[Tensor, Tensor]:
+        """Column and diagonal sums [H, L] of the probabilities of the last r queries q [r, H, D] over keys [G, L, D].
+
+        Every region is seen from continuous query positions. One KV head at a time: what one needs is reused by the
+        next, where memory for all of them would be fetched from the system, and cost more than the arithmetic.
+        """
         cos, sin = self._rope.tables(max(int(region.critical[-1]) for region in regions) + 1)
-        scores = torch.empty(self._model.heads, len(q), stop)
-        for region in regions:
-            places = region.critical[-len(q) :].long()
-            turned = rotate(q, cos[places, None], sin[places, None]) * self._model.scale
-            grouped = turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
-            # A batched product over a slice of the cache as it lies takes torch's slow path, 20 times slower.
-            products = grouped @ keys[:, region.start : region.stop].contiguous().transpose(1, 2)
-            scores[:, :, region.start : region.stop] = products.view(self._model.heads, len(q), -1)
-        return probabilities(scores)
+        G, (rows, H, _), length = self._model.kv_heads, q.shape, keys.shape[1]
+        turned = [self._from(region, q, cos, sin) for region in regions]
+        scores = torch.empty(H // G, rows, length)
+        columns, diagonals = torch.empty(H, length), torch.empty(H, length)
+        for group in range(G):
+            for region, queries in zip(regions, turned, strict=True):
+                part = keys[group, region.start : region.stop]
+                scores[:, :, region.start : region.stop] = (queries[group] @ part.T).view(H // G, rows, -1)
+            probability = probabilities(scores)
+            heads = slice(group * H // G, (group + 1) * H // G)
+            columns[heads], diagonals[heads] = probability.sum(dim=1), diagonal_sums(probability)
+        return columns, diagonals
+
+    def _from(self, region: Region, q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Scaled queries as they look at a region, [G, heads of a group x r, D]."""
+        places = region.critical[-len(q) :].long()
+        turned = rotate(q, cos[places, None], sin[places, None]) * self._model.scale
+        return turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

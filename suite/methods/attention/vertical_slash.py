@@ -42,14 +42,15 @@ def probabilities(scores: Tensor) -> Tensor:
     rows, length = scores.shape[1:]
     future = torch.ones(rows, rows, dtype=torch.bool).triu(1)
     scores[:, :, length - rows :].masked_fill_(future, float("-inf"))
-    return scores.softmax(dim=-1)
+    scores -= scores.amax(dim=-1, keepdim=True)
+    scores.exp_()
+    scores /= scores.sum(dim=-1, keepdim=True)
+    return scores
 
 
-def find(probability: Tensor, sparsity: Sparsity) -> Pattern:
-    """The columns and diagonals with the largest sums of probability [H, r, L] (MInference, section 3.2)."""
-    columns = probability.sum(dim=1)
+def find(columns: Tensor, diagonals: Tensor, sparsity: Sparsity) -> Pattern:
+    """The columns and diagonals with the largest sums of probability [H, L] (MInference, section 3.2)."""
     columns[:, : sparsity.forced_columns] = float("inf")
-    diagonals = diagonal_sums(probability)
     diagonals[:, : sparsity.forced_diagonals] = float("inf")
     return Pattern(_largest(columns, sparsity.verticals), _largest(diagonals, sparsity.slashes))
 
