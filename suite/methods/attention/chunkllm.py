@@ -36,8 +36,8 @@ CLAIMS = (
 class ChunkLLMConfig(MethodConfig):
     """A selection leaves `retention` of the tokens seen to be read, but `budget` tokens at least: sink, local, chosen.
 
-    Local are the unfinished chunk and the finished ones that begin within the last `local` tokens. A chunk ends where
-    the boundary head gives more than `threshold`, and after `longest` tokens.
+    Local are the unfinished chunk and the finished ones that begin within the last `local` tokens. A chunk ends at a
+    boundary probability above `threshold`, and after `longest` tokens.
     """
 
     retention: float = tunable(0.5, low=0.0, high=1.0)
@@ -93,8 +93,8 @@ class ChunkLLM(AttentionMethod):
         self._config, self._last_layer = config, model.layers - 1
         self._log_odds = log(config.threshold / (1 - config.threshold))
         self._place = {layer: place for place, layer in enumerate(selecting_layers(model))}
-        L, R = len(self._place), self._adapters.keys.shape[2]
-        self._rows = [Chunks(self._adapters.keys.new_empty(L, 0, R), [torch.empty(0)] * L) for _ in range(batch)]
+        keys = self._adapters.keys[:, :0]
+        self._rows = [Chunks(keys.clone(), [torch.empty(0)] * len(keys)) for _ in range(batch)]
         self.selections = self.predicted = self.forced = 0  # choices made, chunks ended by the head and by length
 
     def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
@@ -138,8 +138,7 @@ class ChunkLLM(AttentionMethod):
         read = torch.ones(len(self._place), near, dtype=torch.bool)
         chunks.index_bytes = chunks.keys[0, 1:near].nbytes
         if near > 1:
-            budget = max(self._config.budget, int(self._config.retention * seen))
-            room = budget - starts[1] - (seen - starts[near])
+            room = max(self._config.budget, int(self._config.retention * seen)) - starts[1] - (seen - starts[near])
             read[:, 1:] = self._walk(self._scores(chunks, near), torch.tensor(starts[1 : near + 1]).diff(), room)
         chunks.spans = spans_of(read, torch.tensor(starts))
 
