@@ -114,7 +114,7 @@ class DHSAExperiment(Experiment):
         conditions = (
             f"smollm2-135m bf16, {PROMPTS} passkeys of {PROMPT_TOKENS} tokens, {SMALL_BUDGET} keys a query: {means}"
         )
-        ours, fixed = scores["dhsa"], scores["fixed blocks (dhsa_block topk)"]
+        ours, fixed = scores["dhsa"], scores["fixed blocks (dhsa_block vs)"]
         yield self.finding(
             accuracy, ratio_of_means(ours, scores["dense"]), conditions, null=0.5, details={"scores": scores}
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kernels.segment_reduce import segment_sum
 from suite.harness.meter import RequestMeter
-from suite.methods.attention.chunk_tokens import best_tokens, boundaries, choose, split_rows
+from suite.methods.attention.chunk_selection import best_tokens, boundaries, choose, split_rows
 from suite.methods.attention.dhsa import DHSA, DHSAConfig
 from suite.models.attention import DenseAttention
 from suite.models.recipes.dhsa import UNKNOWN, BoundaryPredictor

@@ -8,14 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from suite.methods.attention.block_masks import best, keep
 from suite.methods.attention.dhsa_block import VARIANTS as BUILDERS
-from suite.methods.attention.dhsa_block import DHSABlock, DHSABlockConfig, best, keep
+from suite.methods.attention.dhsa_block import DHSABlock, DHSABlockConfig
 from suite.models.attention import DenseAttention
 from tests.methods.support import CONFIG, LargestTensor, logits_of, project, run_layer, selected, tiny_model
 from tests.methods.test_dhsa import turned
 
 L = 1100
 SPARSE = DHSABlockConfig(density=0.2)
+
+
+def built(q: Tensor, keys: Tensor, config: DHSABlockConfig) -> Tensor:
+    """The suite's mask; q [T, H, D], keys [G, L, D], rotated."""
+    return keep(q, keys, CONFIG.scale, config.variant, config.blocks(keys.shape[1]))
 
 
 def naive_scores(q: Tensor, k: Tensor, variant: str, topk: int, row: range) -> dict[int, float]:
@@ -79,7 +85,7 @@ def test_masks_are_those_of_the_card(variant, length, new):
     config = SPARSE.model_copy(update={"variant": variant})
     q, k, _ = project(length)
     queries, keys = turned(q)[-new:], turned(k)
-    mask = keep(queries, keys.transpose(0, 1), CONFIG.scale, config)
+    mask = built(queries, keys.transpose(0, 1), config)
     assert torch.equal(mask, naive_mask(queries, keys, config))
 
 
@@ -100,7 +106,7 @@ def test_attention_is_exact_and_causal_inside_the_mask(variant):
 def mask_of(variant: str, density: float = 0.2, length: int = L) -> Tensor:
     q, k, _ = project(length)
     config = DHSABlockConfig(variant=variant, density=density)
-    return keep(turned(q), turned(k).transpose(0, 1), CONFIG.scale, config)
+    return built(turned(q), turned(k).transpose(0, 1), config)
 
 
 def future(mask: Tensor) -> Tensor:
@@ -159,7 +165,7 @@ def test_query_heads_of_a_group_have_masks_of_their_own():
 def test_a_column_the_last_queries_look_at_is_kept_for_all():
     keys = torch.zeros(2, 2048, 16)
     keys[:, 200] = 20.0
-    mask = keep(torch.ones(2048, 4, 16), keys, CONFIG.scale, DHSABlockConfig(density=0.1))
+    mask = built(torch.ones(2048, 4, 16), keys, DHSABlockConfig(density=0.1))
     assert mask[:, 2:, 200 // 32].all()
 
 
@@ -167,7 +173,7 @@ def test_a_diagonal_the_last_queries_look_along_is_kept_for_all():
     """Every query answers to the key 160 slots back: those of query block b lie in the key blocks 4b - 5 to 4b - 2."""
     marks = 4 * torch.randn(2048, 16, generator=torch.Generator().manual_seed(0))
     q, keys = marks.roll(160, dims=0)[:, None].expand(-1, 4, -1), marks.expand(2, -1, -1)
-    mask = keep(q, keys, CONFIG.scale, DHSABlockConfig(density=0.1))
+    mask = built(q, keys, DHSABlockConfig(density=0.1))
     for b in range(2, 15):
         assert mask[:, b, 4 * b - 5 : 4 * b - 1].all()
     assert mask[:, 8].float().mean() < 0.15

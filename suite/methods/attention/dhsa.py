@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from suite.methods.attention.base import AttentionMethod, Phase
-from suite.methods.attention.chunk_tokens import boundaries, choose, split_rows
+from suite.methods.attention.chunk_selection import boundaries, choose, split_rows
 from suite.methods.attention.selection import Causal, Gathered, Plan, Segments, Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models import adapters
@@ -42,6 +42,7 @@ class DHSAConfig(MethodConfig):
 
     Among them are the `recent` last ones, the own block always whole, and the `sinks` first ones. The last
     `instruction` tokens of the prompt read everything. A gap is a boundary where its logit exceeds `threshold`.
+    Where the first layer attends evenly (SmolLM2) the boundaries it shares are few: then let every layer find its own.
     """
 
     budget: int = tunable(2048, low=1, high=131072, log=True)

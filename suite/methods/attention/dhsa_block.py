@@ -1,30 +1,22 @@
-"""DHSA's second version (arXiv 2510.24606, 2026): masks of fixed blocks, 128 queries x 32 keys, and nothing learned.
-
-Shapes: m query blocks, n key blocks, L keys, r the last queries, by which two of the builders judge.
-"""
+"""DHSA's second version (arXiv 2510.24606, 2026): masks of fixed blocks, 128 queries x 32 keys, and nothing learned."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from kernels.segment_reduce import segment_sum
-from kernels.select_top import top
 from suite.methods.attention.base import AttentionMethod, Phase
+from suite.methods.attention.block_masks import KEYS, QUERIES, keep
 from suite.methods.attention.dhsa import WHOLE_PROMPT
 from suite.methods.attention.selection import Plan, Selection, Tiles
-from suite.methods.attention.vertical_slash import diagonal_sums, probabilities
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
 
-QUERIES, KEYS = 128, 32
 VARIANTS = ("topk", "a", "vs", "vsb")
 
 CLAIMS = (
@@ -83,7 +75,8 @@ class DHSABlock(AttentionMethod):
         """Makes the mask of this row and layer. q [T, H, D] and the stored keys are rotated by position."""
         if step.width > 1:
             keys = step.cache.keys[layer][row, :, : step.stops[row]]
-            self._kept[row] = keep(q, keys, self._model.scale, self._config)
+            blocks = self._config.blocks(keys.shape[1])
+            self._kept[row] = keep(q, keys, self._model.scale, self._config.variant, blocks)
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
         return Tiles(self._kept.pop(row)[None], (QUERIES, KEYS), step.positions[row, : len(q)])
@@ -95,119 +88,3 @@ class DHSABlock(AttentionMethod):
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:
         return {"budget": tokens}
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Query blocks from slot `first` on against the key blocks of `length` slots, `budget` of which a row keeps."""
-
-    first: int
-    length: int
-    budget: int
-
-    @property
-    def oldest(self) -> Tensor:
-        """Key block of each query block's first query [m, 1]."""
-        return torch.arange(self.first, self.length, QUERIES)[:, None] // KEYS
-
-    @property
-    def newest(self) -> Tensor:
-        """Key block of each query block's last query [m, 1]."""
-        last = torch.arange(self.first + QUERIES - 1, self.length + QUERIES - 1, QUERIES)
-        return last.clamp(max=self.length - 1)[:, None] // KEYS
-
-    @property
-    def key_blocks(self) -> Tensor:
-        """0 to n - 1."""
-        return torch.arange(-(-self.length // KEYS))
-
-    @property
-    def dense(self) -> Tensor:
-        """Query blocks that `vs` and `vsb` read densely [m, 1]: the last, and those within `budget` key blocks."""
-        rows = len(self.oldest)
-        early = torch.arange(rows) * QUERIES + self.first < self.budget * KEYS
-        return (early | (torch.arange(rows) == rows - 1))[:, None]
-
-
-def keep(q: Tensor, keys: Tensor, scale: float, config: DHSABlockConfig) -> Tensor:
-    """Kept tiles bool [H, m, n] of the last T of L tokens; q [T, H, D], keys [G, L, D]."""
-    length = keys.shape[1]
-    grid = Grid(length - len(q), length, config.blocks(length))
-    causal = grid.key_blocks <= grid.newest
-    scores = _SCORES[config.variant](q, keys, scale, grid)
-    if config.variant == "topk":
-        return best(scores, grid.budget)
-    local = grid.oldest if config.variant == "vsb" else grid.newest
-    forced = (grid.key_blocks == 0) | (grid.key_blocks >= local)
-    if config.variant != "a":
-        forced = forced | grid.dense
-    ranked = scores.masked_fill(forced, torch.inf).masked_fill(~causal, -torch.inf)
-    return (best(ranked, grid.budget) | forced) & causal
-
-
-def best(scores: Tensor, count: int) -> Tensor:
-    """bool [H, m, n]: the `count` largest of each row; ties go to the lower block."""
-    rows = scores.flatten(0, 1)
-    places = top(rows, min(count, rows.shape[1])).long() + 1  # -1, for none, falls into a column of its own
-    kept = torch.zeros(len(rows), rows.shape[1] + 1, dtype=torch.bool).scatter_(1, places, True)
-    return kept[:, 1:].reshape(scores.shape)
-
-
-def by_means(q: Tensor, keys: Tensor, scale: float, grid: Grid) -> Tensor:
-    """Mean query . mean key, fp32 [H, m, n]."""
-    return means(q.transpose(0, 1), QUERIES) @ _key_means(q, keys).transpose(1, 2)
-
-
-def means(x: Tensor, block: int) -> Tensor:
-    """[heads, T, D] -> fp32 [heads, blocks, D]: means of every `block` tokens; the last block may be shorter."""
-    edges = torch.arange(0, x.shape[1] + block, block).clamp(max=x.shape[1]).int()
-    return segment_sum(x[None], edges, kind="mean")[0]
-
-
-def _key_means(q: Tensor, keys: Tensor) -> Tensor:
-    return means(keys, KEYS).repeat_interleave(q.shape[1] // len(keys), dim=0)
-
-
-def by_last_queries(q: Tensor, keys: Tensor, scale: float, grid: Grid) -> Tensor:
-    """Votes [H, m, n] of the columns and diagonals with the most attention of the last 128 queries."""
-    last = q[-QUERIES:].transpose(0, 1) * scale
-    products = last.reshape(len(keys), -1, q.shape[2]) @ keys.transpose(1, 2)
-    attention = probabilities(products.view(len(last), -1, grid.length).float())
-    return votes(attention.sum(dim=1), diagonal_sums(attention), grid.budget * KEYS, 1, grid)
-
-
-def by_last_block(q: Tensor, keys: Tensor, scale: float, grid: Grid) -> Tensor:
-    """The same with block means in place of tokens and logits in place of probabilities."""
-    rest = (len(q) - 1) % QUERIES + 1
-    last = q[-rest:].transpose(0, 1).float().mean(dim=1, keepdim=True)
-    logits = (last @ _key_means(q, keys).transpose(1, 2))[:, 0] * scale
-    return votes(logits, logits.flip(1), grid.budget, KEYS, grid)
-
-
-def votes(columns: Tensor, diagonals: Tensor, budget: int, unit: int, grid: Grid) -> Tensor:
-    """[H, m, n]: what the best half `budget` of columns and of diagonals [H, c], each `unit` slots, give to a tile.
-
-    A column gives its value to its key block, for all queries. A diagonal gives its value to every key block that it
-    crosses within a query block: the same ones seen from each, four further on.
-    """
-    n, m = len(grid.key_blocks), len(grid.oldest)
-    value, place = columns.topk(min(budget // 2, columns.shape[1]), dim=1)
-    vertical = columns.new_zeros(len(columns), n).scatter_add_(1, place * unit // KEYS, value)
-    value, offset = diagonals.topk(min(budget - budget // 2, diagonals.shape[1]), dim=1)
-    lowest = (grid.first - offset * unit).div(KEYS, rounding_mode="floor")
-    highest = (grid.first + QUERIES - 1 - offset * unit).div(KEYS, rounding_mode="floor")
-    step, shift = QUERIES // KEYS, (m - 1) * (QUERIES // KEYS) + n
-    slash = columns.new_zeros(len(columns), shift + n + step + 1)  # by key block - 4 x query block
-    for further in range(step + 1):
-        touched = lowest + further
-        slash.scatter_add_(1, touched + shift, value * (touched <= highest))
-    relative = grid.key_blocks - step * torch.arange(m)[:, None] + shift
-    return vertical[:, None] + slash[:, relative]
-
-
-_SCORES: dict[str, Callable[[Tensor, Tensor, float, Grid], Tensor]] = {
-    "topk": by_means,
-    "a": by_means,
-    "vs": by_last_queries,
-    "vsb": by_last_block,
-}

@@ -1,20 +1,17 @@
-"""How DHSA (arXiv 2510.24606, first version) turns boundary logits and chunk scores into lists of tokens.
+"""What DHSA (arXiv 2510.24606, first version) decides: where chunks end, and which tokens a block of queries reads.
 
-Shapes: T rows of a pass, H query heads, G KV heads, D head dim, L keys, N_b tokens a block of queries reads.
+Shapes: L tokens, N_b the budget in tokens, H query heads, G KV heads, D head dim. `config` is a `DHSAConfig`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.segment_reduce import segment_sum
-
-if TYPE_CHECKING:
-    from suite.methods.attention.dhsa import DHSAConfig
 
 APART = 8  # two boundaries are farther apart than this (non-maximum suppression)
 PER_BLOCK = 8  # beta: at most so many boundaries for each query block
@@ -37,7 +34,7 @@ class Rows:
         return torch.cat((torch.arange(self.lead, stop, self.block), torch.tensor([stop]))).int()
 
 
-def split_rows(config: DHSAConfig, first: int, count: int) -> Rows | None:
+def split_rows(config: Any, first: int, count: int) -> Rows | None:
     """The rows of a pass of `count` tokens from slot `first`; `None` where none would read less than all it may see."""
     N_b, tail = config.tokens(first + count), min(config.instruction, count)
     if first + count - tail <= N_b:
@@ -46,7 +43,7 @@ def split_rows(config: DHSAConfig, first: int, count: int) -> Rows | None:
     return Rows(first, lead, count - tail - lead, tail, config.block) if count - tail > lead else None
 
 
-def boundaries(logits: Tensor, config: DHSAConfig) -> Tensor:
+def boundaries(logits: Tensor, config: Any) -> Tensor:
     """Chunk edges int32 [chunks + 1], from 0 to L, by logits [L] of a boundary after each token.
 
     Best first, farther than APART from every one accepted; the one before the instruction is always accepted, and
@@ -69,7 +66,7 @@ def boundaries(logits: Tensor, config: DHSAConfig) -> Tensor:
     return torch.tensor([0, *inner, length], dtype=torch.int32)
 
 
-def choose(q: Tensor, keys: Tensor, edges: Tensor, rows: Rows, config: DHSAConfig) -> Tensor:
+def choose(q: Tensor, keys: Tensor, edges: Tensor, rows: Rows, config: Any) -> Tensor:
     """Slots that each block reads, int32 [1, 1, blocks, N_b] ascending; q [T, H, D], keys [G, L, D]."""
     blocks = segment_sum(q.transpose(0, 1)[None], rows.edges, kind="sqrt")[0].mean(dim=0)
     chunks = segment_sum(keys[None], edges, kind=config.chunk_vector)[0].mean(dim=0)
