@@ -176,9 +176,9 @@ def test_a_checkpoint_made_through_the_command_loads_for_its_model(tmp_path, tex
     monkeypatch.setattr(ChunkLLMRecipe.__init__, "__defaults__", (None, SHORT))
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     model = peaked_model()
-    run_recipe("chunkllm", adapters._cache("chunkllm", model), Recorder(), model, text)
+    run_recipe("chunkllm", adapters.place("chunkllm", model), Recorder(), model, text)
     loaded = adapters.load("chunkllm", model)
-    assert torch.equal(loaded.keys.half(), weights(adapters._cache("chunkllm", model))["keys"])
+    assert torch.equal(loaded.keys.half(), weights(adapters.place("chunkllm", model))["keys"])
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
