@@ -80,12 +80,21 @@ def fit(plan: Plan, contenders: Mapping[str, Contender], model: LanguageModel) -
         return plan
     start = time.perf_counter()
     first = next(_requests(plan.blocks[0]))
-    rates = {name: probe(contender, first) for name, contender in contenders.items()}
+    rates = {name: _rates(contender, first) for name, contender in contenders.items()}
     gates_s = GATE_RUNS * sum(rate.seconds(GATE_PROMPT_TOKENS, GATE_NEW_TOKENS) for rate in rates.values())
     left_s = plan.budget_s - gates_s - (time.perf_counter() - start)
     costs = [_Costs(block, rates, model) for block in plan.blocks]
     limit = plan.limit if plan.limit is not None else plan.blocks[0].workload.limit
     return _chosen(plan, costs, left_s, limit)
+
+
+def _rates(contender: Contender, request: Request) -> Rates:
+    """Measured rates; a method that cannot run costs nothing: its units will say why and fail at once."""
+    try:
+        contender.prepare()
+        return probe(contender, request)
+    except Exception:  # whatever a method raises; see `BlockRun._guarded`
+        return Rates(0.0, 0.0, 0.0)
 
 
 class _Costs:

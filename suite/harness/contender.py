@@ -24,6 +24,7 @@ class Contender:
         self.method = method
         self.config = config
         self.model = model
+        self._prepared = False
 
     @classmethod
     def load(cls, spec: MethodSpec, model: LanguageModel) -> Contender:
@@ -35,8 +36,10 @@ class Contender:
         return self.method.refusal(self.model, self.config)
 
     def prepare(self) -> None:
-        """What the method needs once per model; untimed."""
-        self.method.prepare(self.model, self.config)
+        """What the method needs once per model; untimed. Later calls do nothing."""
+        if not self._prepared:
+            self.method.prepare(self.model, self.config)
+            self._prepared = True
 
     def complete(self, requests: Sequence[Request], meter: RequestMeter) -> list[Completion]:
         """Attaches the method, completes the requests as one batch, detaches it, and checks what came back."""

@@ -117,3 +117,22 @@ def test_the_probe_measures_a_known_method() -> None:
     rates = budget.probe(contender, next(support.Tasks().requests("a", 1, 0)))
     assert 0.003 < rates.decode_s < 0.03
     assert rates.linear_s > 0
+
+
+def test_a_method_is_prepared_before_it_is_probed_and_one_that_fails_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adapters are loaded in `prepare`; and a broken method must not stop the run before its own units say so."""
+    calls: list[str] = []
+
+    class Prepared:
+        def prepare(self) -> None:
+            calls.append("prepare")
+
+    def probed(contender: Any, request: Any) -> Rates:
+        calls.append("probe")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(budget, "probe", probed)
+    assert budget._rates(Prepared(), None) == Rates(0.0, 0.0, 0.0)  # type: ignore[arg-type]
+    assert calls == ["prepare", "probe"]
