@@ -37,7 +37,7 @@ class Words:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self._words[i] for i in ids)
+        return " ".join(self._words.get(i, str(i)) for i in ids)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -136,3 +137,46 @@ def test_a_scored_text_without_a_prompt_makes_gate_requests_from_the_text() -> N
     made = GateRequests.of(request, support.FakeModel())  # type: ignore[arg-type]
     assert (made.long.prompt, made.long.target) == ("one two three four five", None)
     assert made.forced.target == " two three four five"
+
+
+class Numbers:
+    """A tokenizer of numbers; every other word is 0."""
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) if word.isdigit() else 0 for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class Scorer:
+    """Stands for a contender: greedy tokens, and a log-probability for every token of a forced text."""
+
+    def __init__(self, tokens: tuple[int, ...], scores: dict[int, float]) -> None:
+        self.model: Any = support.FakeModel(tokenizer=Numbers())  # type: ignore[arg-type]
+        self.tokens, self.scores = tokens, scores
+
+    def complete(self, requests: Any, meter: Any) -> list[Completion]:
+        target = requests[0].target
+        ids = self.tokens if target is None else tuple(self.model.tokenizer.encode(target))
+        scores = tuple(self.scores.get(token, -9.0) for token in ids) if target is not None else ()
+        return [Completion("r", ids, "", 0, (), "length", CostLedger(1, 1), target_logprobs=scores)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "dtype", "passed"),
+    [
+        ({2: -1.0, 7: -1.2}, "bf16", True),
+        ({2: -1.0, 7: -1.3}, "bf16", False),
+        ({2: -1.0, 7: -1.2}, "fp32", False),
+        ({2: -1.0}, "bf16", False),
+    ],
+    ids=["a tie", "no tie", "fp32 has none", "another token"],
+)
+def test_a_short_request_may_differ_where_dense_has_a_tie(scores: dict[int, float], dtype: str, passed: bool) -> None:
+    dense, method = Scorer((1, 2, 3, 4), scores), Scorer((1, 7, 3, 4), {})
+    method.model.dtype = dtype
+    requests = GateRequests.of(next(support.Tasks().requests("a", 1, 0)), dense.model)
+    gate = Gates(requests, dense)._short(method)  # type: ignore[arg-type]
+    assert gate.passed == passed
+    assert "token 1 of 4 is 7" in gate.detail
