@@ -44,7 +44,8 @@ class AttentionMethod(Method):
 
     One instance runs one batch at a time; `begin_batch` resets it. `key_period` p stores keys rotated by position mod p
     (0: by position). A prompt of at most `dense_until` tokens, and the rows below it, get ordinary attention.
-    `prefill_chunk` is the number of prompt tokens per pass. `acts_in` names the phases in which less is read;
+    `prefill_chunk` is the number of prompt tokens per pass. `acts_in` names the phases in which less is read (without
+    "decode" and with true distances, decoding is the dense path's own, and no hook is called in it);
     `pools_queries` says that a prefill plan looks at several queries at once, so that it depends on how the prompt is
     cut into passes.
     """
@@ -179,7 +180,9 @@ class SelectedAttention(MeteredAttention):
         self._method = method
 
     def plain(self, step: Step) -> Tables | None:
-        return None
+        """Decode passes of a method that changes prefill alone are dense ones."""
+        untouched = "decode" not in self._method.acts_in and not self._method.key_period
+        return super().plain(step) if untouched and step.width == 1 else None
 
     def capacity(self, tokens: int) -> int:
         return self._method.capacity(tokens)
