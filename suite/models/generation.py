@@ -122,19 +122,29 @@ def _prefill(
 ) -> Tensor:
     """Feeds all prompts in ragged chunks; returns the logits [B, vocab] after each prompt's last token."""
     meter.phase("prefill")
-    lengths = [len(slot.prompt.ids) for slot in slots]
+    prompts = [slot.prompt.ids for slot in slots]
+    sizes = [pass_tokens(len(ids), chunk) for ids in prompts]
     logits = torch.empty(len(slots), model.config.vocab)
-    for start in range(0, max(lengths), chunk):
-        counts = [max(0, min(chunk, length - start)) for length in lengths]
+    for turn in range(max(-(-len(ids) // size) for ids, size in zip(prompts, sizes, strict=True))):
+        pieces = [ids[turn * size : (turn + 1) * size] for ids, size in zip(prompts, sizes, strict=True)]
+        counts = [len(piece) for piece in pieces]
         tokens = torch.zeros(len(slots), max(counts), dtype=torch.long)
-        for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
-            tokens[row, :count] = torch.tensor(slot.prompt.ids[start : start + count])
+        for row, piece in enumerate(pieces):
+            tokens[row, : len(piece)] = torch.tensor(piece)
         meter.step(sum(counts), max(cache.seen) + max(counts))
         fresh = model.decoder(tokens, cache, attention, counts)
         for row, count in enumerate(counts):
             if count:
                 logits[row] = fresh[row]
     return logits
+
+
+def pass_tokens(length: int, most: int) -> int:
+    """Tokens per pass of a prompt, `most` or a little less, so that it does not end with a pass of one token.
+
+    Methods take a pass of single tokens for decoding. A prompt of one token cannot be helped.
+    """
+    return next((size for size in range(most, most // 2, -1) if length % size != 1), most)
 
 
 def _take(model: LanguageModel, drawn: Sequence[int], logits: Tensor, slots: Sequence[Slot], meter: Meter) -> bool:

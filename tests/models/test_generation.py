@@ -13,7 +13,7 @@ from torch import Tensor
 from suite.errors import UnitError
 from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
-from suite.models.generation import cut_at_stop, generate
+from suite.models.generation import cut_at_stop, generate, pass_tokens
 from suite.models.language_model import LanguageModel, Tokenizer
 from tests.models.small import RecordingMeter, our_logits
 from workloads.schema import Completion, Request
@@ -253,3 +253,13 @@ class TestPromptsLongerThanTheWindow:
         (done,) = run(endless, request(prompt=self.long, max_new_tokens=4, truncation="extend"))
         assert done.cost.prompt_tokens > 256
         assert "runs past the trained window of 256" in done.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("length", "most", "expected"),
+    [(1024, 512, 512), (1025, 512, 511), (97, 8, 7), (1, 512, 512), (40, 1 << 30, 1 << 30)],
+)
+def test_no_prompt_ends_with_a_pass_of_one_token(length, most, expected):
+    """A pass of single tokens is decoding to a method."""
+    assert pass_tokens(length, most) == expected
+    assert length == 1 or length % expected != 1
