@@ -166,9 +166,9 @@ class Scorer:
 @pytest.mark.parametrize(
     ("scores", "dtype", "passed"),
     [
-        ({2: -1.0, 7: -1.2}, "bf16", True),
-        ({2: -1.0, 7: -1.3}, "bf16", False),
-        ({2: -1.0, 7: -1.2}, "fp32", False),
+        ({2: -1.0, 7: -1.1}, "bf16", True),
+        ({2: -1.0, 7: -1.2}, "bf16", False),
+        ({2: -1.0, 7: -1.1}, "fp32", False),
         ({2: -1.0}, "bf16", False),
     ],
     ids=["a tie", "no tie", "fp32 has none", "another token"],
@@ -180,3 +180,17 @@ def test_a_short_request_may_differ_where_dense_has_a_tie(scores: dict[int, floa
     gate = Gates(requests, dense)._short(method)  # type: ignore[arg-type]
     assert gate.passed == passed
     assert "token 1 of 4 is 7" in gate.detail
+
+
+@pytest.mark.parametrize("unreadable", [2, 7])
+def test_tokens_whose_text_has_other_ids_are_no_tie(unreadable: int) -> None:
+    """What dense thinks of them cannot be asked; that must not pass for agreement, on either side."""
+
+    class Lossy(Numbers):
+        def encode(self, text: str) -> list[int]:
+            return [99 if i == unreadable else i for i in super().encode(text)]
+
+    dense, method = Scorer((1, 2, 3, 4), {2: -1.0, 7: -1.0}), Scorer((1, 7, 3, 4), {})
+    requests = GateRequests.of(next(support.Tasks().requests("a", 1, 0)), dense.model)
+    dense.model.tokenizer = Lossy()
+    assert not Gates(requests, dense)._short(method).passed  # type: ignore[arg-type]
