@@ -187,3 +187,20 @@ def test_every_registered_method_has_a_card_that_matches_its_entry():
         assert (card.slug, card.family) == (name, entry.family)
         assert card.source
         assert len({claim.id for claim in card.claims}) == len(card.claims)
+
+
+# Not qwen2_5_1m: it reads everything, but at distances of its own.
+@pytest.mark.parametrize("name", sorted({*ACTING["prefill"]} - {*ACTING["decode"]} - {"qwen2_5_1m"}))
+def test_a_method_of_prefill_alone_decodes_on_the_dense_path(name, monkeypatch):
+    """On the cache its own prefill left; the family's path, which costs calls in every layer, is not taken."""
+    method, config = at_budget(name)
+    model, prompt = tiny_model(), torch.randint(0, 128, (1, 100))
+    ours, cache = selected(method, config), model.decoder.new_cache(1, 0)
+    with torch.inference_mode():
+        model.decoder(prompt, cache, ours)
+        for kind in (type(ours), type(method)):
+            for hook in {"__call__", "learn", "select"} & vars(kind).keys():
+                monkeypatch.setattr(kind, hook, lambda *args: pytest.fail("not the dense path"))
+        logits = model.decoder(torch.tensor([[5]]), cache, ours)
+        cache.truncate(0, 100)
+        assert torch.equal(model.decoder(torch.tensor([[5]]), cache, DenseAttention(CONFIG)), logits)

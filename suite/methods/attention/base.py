@@ -40,7 +40,7 @@ Phase = Literal["prefill", "decode"]
 
 
 class AttentionMethod(Method):
-    """A method of this family fills in `select` (decode) and `plan` (prefill), and `learn` where it builds an index.
+    """A method fills in `select` (decode), `plan` (prefill) or both, and `learn` where it builds an index.
 
     One instance runs one batch at a time; `begin_batch` resets it. `key_period` p stores keys rotated by position mod p
     (0: by position). A prompt of at most `dense_until` tokens, and the rows below it, get ordinary attention.
@@ -69,13 +69,13 @@ class AttentionMethod(Method):
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         """A new batch of `batch` rows: forget the last one's index; set `key_period` and `dense_until`."""
 
-    @abstractmethod
-    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        """Decode: what the newest token of one batch row reads; q [H, D] is not rotated."""
+    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection | None:
+        """Decode: what the newest token of one batch row reads; q [H, D] is not rotated. `None` is everything."""
+        return None
 
-    @abstractmethod
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan | None:
         """Prefill: how the rows q [T, H, D] (not rotated, at slots first, first+1, ...) are read; `None` is dense."""
+        return None
 
     def keep(self, layer: int, k: Tensor, v: Tensor, row: int, step: Step) -> None:
         """New tokens of one batch row as projected, k and v [T, G, D], before they are rotated and stored."""
@@ -126,7 +126,7 @@ class AttentionMethod(Method):
 
 
 class MeteredAttention(DenseAttention):
-    """Dense attention that tells the meter what it read. `_reads` is called in decode passes of a counting pass."""
+    """Dense attention that tells the meter what each decode step of a counting pass read."""
 
     def __init__(self, config: ModelConfig, meter: Meter | None = None) -> None:
         super().__init__(config)
@@ -221,12 +221,7 @@ class SelectedAttention(MeteredAttention):
         return step.shared("key positions", lambda: step.positions % period) if period else step.positions
 
     def _decode_rows(self, layer: int, q: Tensor, step: Step) -> Tensor:
-        chosen = [
-            self._method.select(layer, q[row, 0], row, step)
-            if step.counts[row] and step.cache.seen[row] >= self._method.dense_until
-            else step.shared(f"everything/{row}", partial(self._everything, row, step))
-            for row in range(step.cache.batch)
-        ]
+        chosen = [self._chosen(layer, q[row, 0], row, step) for row in range(step.cache.batch)]
         if self._counter is not None:
             for row, selection in enumerate(chosen):
                 read = self._figures(layer, row, step, selection, self._method.stored(row, step))
@@ -237,6 +232,13 @@ class SelectedAttention(MeteredAttention):
             return read_spans(q[:, 0], together, step.rows, site)[:, None]
         each = [read_spans(q[r], s, step.rows[r : r + 1], site) for r, s in enumerate(chosen)]
         return torch.stack(each)
+
+    def _chosen(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
+        selects = step.counts[row] and step.cache.seen[row] >= self._method.dense_until
+        selection = self._method.select(layer, q, row, step) if selects else None
+        if selection is None:
+            return step.shared(f"everything/{row}", partial(self._everything, row, step))
+        return selection
 
     def _site(self, layer: int, step: Step, row: int | None = None, first: int = 0) -> Site:
         """The cache of one layer, of all rows or of one."""

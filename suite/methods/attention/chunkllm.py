@@ -168,9 +168,6 @@ class ChunkLLM(AttentionMethod):
         spans[:, 0, 1], spans[..., 2] = step.stops[row], step.stops[row] - 1
         return spans, chosen
 
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> None:
-        """The prompt is read in full."""
-
     def index_bytes(self) -> int:
         """Adapted keys, newest queries and spans of all rows; the adapters' own weights are the model's."""
         kept = (t for chunks in self._rows for t in (chunks.keys, *chunks.newest, chunks.spans) if t is not None)

@@ -56,9 +56,6 @@ class Control(AttentionMethod):
         """Keeps the newest query, rotated as the keys are."""
         self._queries[layer, row] = q[-1]
 
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> None:
-        """The prompt is read densely."""
-
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         """Spans of one token's selection, one list per KV head."""
         stop, sinks = step.stops[row], self._config.sinks
@@ -163,7 +160,7 @@ class Oracle(Control):
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         G, sinks = self._model.kv_heads, self._config.sinks
-        keys = step.cache.keys[layer][row, :, : step.stops[row]]
+        keys = step.cache.keys[layer][row, :, : step.stops[row]].contiguous()  # else torch takes a far slower path
         q = self._queries[layer, row].view(G, -1, self._model.head_dim)
         mass = ((q @ keys.transpose(1, 2)).float() * self._model.scale).softmax(dim=-1).sum(dim=1)
         best = top(mass[:, sinks:recent], self._config.blocks * self._config.block) + sinks

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self, cast
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.chunk_selection import boundaries, choose, split_rows
-from suite.methods.attention.selection import Causal, Gathered, Plan, Segments, Selection
+from suite.methods.attention.selection import Causal, Gathered, Plan, Segments
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models import adapters
 from suite.models.attention import Step
@@ -145,10 +144,6 @@ class DHSA(AttentionMethod):
             (rows.tail, Causal(positions[stop:])),
         ]
         return Segments([part for part in parts if part[0]])
-
-    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        stop = step.stops[row]
-        return step.shared(f"dhsa/{row}", lambda: Selection(torch.tensor([[[[0, stop, stop - 1]]]], dtype=torch.int32)))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

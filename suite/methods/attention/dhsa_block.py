@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.block_masks import KEYS, QUERIES, keep
 from suite.methods.attention.dhsa import WHOLE_PROMPT
-from suite.methods.attention.selection import Plan, Selection, Tiles
+from suite.methods.attention.selection import Plan, Tiles
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
@@ -80,10 +79,6 @@ class DHSABlock(AttentionMethod):
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
         return Tiles(self._kept.pop(row)[None], (QUERIES, KEYS), step.positions[row, : len(q)])
-
-    def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        stop = step.stops[row]
-        return step.shared(f"dhsa/{row}", lambda: Selection(torch.tensor([[[[0, stop, stop - 1]]]], dtype=torch.int32)))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:
