@@ -27,10 +27,10 @@ from suite.experiments.texts import prose
 from suite.harness.measurement import Finding
 from suite.methods.attention.base import SelectedAttention
 from suite.methods.attention.dense import Dense
-from suite.methods.attention.dual_chunk import Region
+from suite.methods.attention.dual_chunk import Region, whole
 from suite.methods.attention.qwen2_5_1m import Qwen25Config, Qwen25OneM
 from suite.methods.attention.refinement import refine_on
-from suite.methods.attention.selection import Merged, Plan, Segments, Site
+from suite.methods.attention.selection import Plan, Site
 from suite.methods.base import Claim
 from suite.models.attention import DenseAttention, Step
 from suite.models.language_model import LanguageModel
@@ -237,7 +237,7 @@ class Raced:
     def _plan(self, which: str, q: Tensor, site: Site) -> Plan:
         if which == "sparse":
             return self.method.sparse(self.layer, q, self.row, site.first, self.regions, self.step)
-        return Merged([region.whole(site.first, len(q)) for region in self.regions])
+        return whole(self.regions, site.first, len(q))
 
     def _flops(self, which: str, q: Tensor, site: Site) -> float:
         with counting() as counter:
@@ -251,13 +251,10 @@ class Racing(Qwen25OneM):
     def __init__(self) -> None:
         self.race = Race()
 
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
-        parts: list[tuple[int, Plan]] = []
-        for start, count in self.chunks.segments(first, len(q)):
-            regions = self.chunks.regions(start, count)
-            whole = Merged([region.whole(start, count) for region in regions])
-            parts.append((count, Raced(self, layer, row, regions, step) if layer in RACE_LAYERS else whole))
-        return Segments(parts)
+    def segment(self, layer: int, q: Tensor, row: int, first: int, regions: list[Region], step: Step) -> Plan:
+        if layer in RACE_LAYERS:
+            return Raced(self, layer, row, regions, step)
+        return whole(regions, first, len(q))
 
 
 def race_prefill(model: LanguageModel, ids: Tensor, bench: Workbench) -> Race:

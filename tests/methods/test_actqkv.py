@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from suite.harness.meter import CountingMeter
 from suite.methods.attention.actqkv import ActQKV, ActQKVConfig
@@ -222,3 +223,21 @@ def test_decode_counts_fetched_bytes_and_device_memory_is_bounded():
 def test_options_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError, match=r"n_init|cached_blocks|repr_topk|probe"):
         ActQKVConfig(**options)
+
+
+def test_the_cut_off_hears_the_entropy_of_block_cosines(monkeypatch):
+    """Trap: the entropy of attention weights. With one window, the density must be that of the card's cosines."""
+    heard = []
+    monkeypatch.setattr(CutOff, "deal", lambda self, layer, entropy, available: (heard.append(entropy), 1)[1])
+    q, k, v = project(64, seed=7)
+    config = SMALL.model_copy(update={"cutoff": True, "score_temperature": 0.1})
+    method = ActQKV()
+    run_layer(method, config, q, k, v, WINDOW)
+    cos, sin = Rope(CONFIG.rope, CONFIG.head_dim).tables(LOCAL + 1)
+    h = rotate(q[0, -WINDOW:], cos[LOCAL], sin[LOCAL]).flatten(1)
+    state = method._layers[0][0]
+    reps = state.reps[: state.blocks]
+    variance = h.var(dim=0, correction=0)
+    bias = ((h - h.mean(dim=0)) ** 2 / (variance + variance.mean() / 100)).mean(dim=1)
+    p = (reps @ functional.normalize((bias / bias.sum()) @ h, dim=0) / 0.1).softmax(dim=0)
+    assert heard[-1] == pytest.approx(float(-(p * p.log()).sum()) / math.log(len(p)), abs=1e-4)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from kernels.counting import counting
 from suite.errors import InputError
-from suite.methods.attention.dual_chunk import DualChunk
+from suite.methods.attention.dual_chunk import DualChunk, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
 from suite.methods.attention.qwen2_5_1m import Qwen25Config, Qwen25OneM
 from suite.methods.attention.refinement import THRESHOLD, refine_on
-from suite.methods.attention.selection import Merged, Site
+from suite.methods.attention.selection import Site
 from suite.methods.attention.vertical_slash import Pattern, Sparsity, diagonal_sums, find, region_lists
 from suite.models.attention import DenseAttention, Step
 from suite.models.cache import KVCache
@@ -235,7 +235,7 @@ def test_recall_is_the_share_of_softmax_mass():
     site = Site(cache.keys[0], cache.values[0], 0, *tables, CONFIG.head_dim**-0.5)
     regions = method.chunks.regions(0, 448)
     plan = method.sparse(0, q[0], 0, 0, regions, Step(cache, [448], 448))
-    recall = (plan.attend(q[0], site)[1] - Merged([r.whole(0, 448) for r in regions]).attend(q[0], site)[1]).exp()
+    recall = (plan.attend(q[0], site)[1] - whole(regions, 0, 448).attend(q[0], site)[1]).exp()
     weights = (turned[447, 0] @ keys[:, 0].T * CONFIG.head_dim**-0.5).softmax(dim=0)
     assert recall[447, 0].item() == pytest.approx(weights[named(plan, 0, 447)].sum().item(), abs=1e-5)
     assert recall.min() < 0.9

@@ -165,9 +165,9 @@ class ActQKV(AttentionMethod):
             return [], 0
         query = functional.normalize(probe, dim=0).to(state.reps.dtype)
         scores = gemv.linear(query[None], state.reps[: state.blocks], out_dtype=torch.float32)
-        k = self._cutoffs[row].deal(layer, density(scores[0] / self._config.score_temperature), state.blocks)
-        if not self._config.cutoff:
-            k = min(state.blocks, self._config.topk)
+        k = min(state.blocks, self._config.topk)
+        if self._config.cutoff:
+            k = self._cutoffs[row].deal(layer, density(scores[0] / self._config.score_temperature), state.blocks)
         pages = [state.store.sinks + block for block in top(scores, k)[0].tolist()]
         return pages, state.store.fetch(pages)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.segment_reduce import segment_sum
 from kernels.select_top import top
-from suite.methods.attention.vertical_slash import diagonal_sums, probabilities
+from suite.methods.attention.vertical_slash import line_sums
 
 QUERIES, KEYS = 128, 32
 
@@ -91,10 +91,10 @@ def _key_means(q: Tensor, keys: Tensor) -> Tensor:
 
 def by_last_queries(q: Tensor, keys: Tensor, scale: float, grid: Grid) -> Tensor:
     """Votes [H, m, n] of the columns and diagonals with the most attention of the last 128 queries."""
-    last = q[-QUERIES:].transpose(0, 1) * scale
-    products = last.reshape(len(keys), -1, q.shape[2]) @ keys.transpose(1, 2)
-    attention = probabilities(products.view(len(last), -1, grid.length).float())
-    return votes(attention.sum(dim=1), diagonal_sums(attention), grid.budget * KEYS, 1, grid)
+    last = q[-QUERIES:]
+    grouped = (last.transpose(0, 1) * scale).reshape(len(keys), -1, q.shape[2])
+    columns, diagonals = line_sums([(slice(0, grid.length), grouped)], keys, len(last))
+    return votes(columns, diagonals, grid.budget * KEYS, 1, grid)
 
 
 def by_last_block(q: Tensor, keys: Tensor, scale: float, grid: Grid) -> Tensor:

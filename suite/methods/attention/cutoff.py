@@ -20,7 +20,6 @@ class CutOff:
     least: int
     entropies: list[deque[float]] = field(default_factory=list)
     remaining: int = 0
-    dealt: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.entropies = [deque(maxlen=HISTORY) for _ in range(self.layers)]
@@ -36,7 +35,6 @@ class CutOff:
             k = round(self._share(layer) * self.remaining)
         k = max(min(available, self.least), min(available, 2 * self.topk, k))
         self.remaining -= k
-        self.dealt[layer] = k
         return k
 
     def _share(self, layer: int) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.block_sparse_prefill import VerticalSlash
-from suite.methods.attention.selection import LIST_BLOCK, Causal, Listed, Plan
+from suite.methods.attention.selection import LIST_BLOCK, Causal, Listed, Merged, Plan
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class DualChunk:
         far = torch.full_like(inside, min(2 * c - 1, s))
         beyond = Region(0, (chunk - 1) * c, False, far, inside + s)
         return [own, *([before] if chunk > 0 else []), *([beyond] if chunk > 1 else [])]
+
+
+def whole(regions: Sequence[Region], first: int, count: int) -> Plan:
+    """All of the regions as one softmax, for `count` queries from slot `first`."""
+    return Merged([region.whole(first, count) for region in regions])
 
 
 def _every_slot(start: int, stop: int, blocks: int) -> VerticalSlash:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from suite.methods.attention.base import AttentionMethod, Phase
-from suite.methods.attention.dual_chunk import DualChunk, Region
+from suite.methods.attention.dual_chunk import DualChunk, Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
 from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection
-from suite.methods.attention.vertical_slash import LAST_QUERIES, diagonal_sums, find, probabilities, region_lists
+from suite.methods.attention.vertical_slash import LAST_QUERIES, find, line_sums, region_lists
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
@@ -125,15 +124,17 @@ class Qwen25OneM(AttentionMethod):
         parts: list[tuple[int, Plan]] = []
         for start, count in self.chunks.segments(first, len(q)):
             regions = self.chunks.regions(start, count)
-            if start + count > self._config.sparse_from:
-                mine = q[start - first : start - first + count]
-                parts.append((count, self.sparse(layer, mine, row, start, regions, step)))
-            else:
-                parts.append((count, Merged([region.whole(start, count) for region in regions])))
+            parts.append((count, self.segment(layer, q[start - first :][:count], row, start, regions, step)))
         return Segments(parts)
 
+    def segment(self, layer: int, q: Tensor, row: int, first: int, regions: list[Region], step: Step) -> Plan:
+        """How the queries q [T, H, D] of one chunk, at slots first, ..., are read."""
+        if first + len(q) > self._config.sparse_from:
+            return self.sparse(layer, q, row, first, regions, step)
+        return whole(regions, first, len(q))
+
     def sparse(self, layer: int, q: Tensor, row: int, first: int, regions: list[Region], step: Step) -> Plan:
-        """The vertical-slash plan of one segment: q [T, H, D] at slots first, ...; keys of the row up to them."""
+        """The vertical-slash plan of one segment."""
         keys = step.cache.keys[layer][row, :, : first + len(q)]
         sums = self._estimate(q[-LAST_QUERIES:], keys, regions)
         pattern = find(*sums, self.heads.layer(layer))
@@ -141,30 +142,15 @@ class Qwen25OneM(AttentionMethod):
         return Merged([Listed(some, region.positions) for some, region in zip(lists, regions, strict=True)])
 
     def _estimate(self, q: Tensor, keys: Tensor, regions: list[Region]) -> tuple[Tensor, Tensor]:
-        """Column and diagonal sums [H, L] of the probabilities of the last r queries q [r, H, D] over keys [G, L, D].
-
-        Every region is seen from continuous query positions. One KV head at a time: what one needs is reused by the
-        next, where memory for all of them would be fetched from the system, and cost more than the arithmetic.
-        """
+        """`line_sums` of the last r queries q [r, H, D], every region seen from continuous query positions."""
         cos, sin = self._rope.tables(max(int(region.critical[-1]) for region in regions) + 1)
-        G, (rows, H, _), length = self._model.kv_heads, q.shape, keys.shape[1]
-        turned = [self._from(region, q, cos, sin) for region in regions]
-        scores = torch.empty(H // G, rows, length)
-        columns, diagonals = torch.empty(H, length), torch.empty(H, length)
-        for group in range(G):
-            for region, queries in zip(regions, turned, strict=True):
-                part = keys[group, region.start : region.stop]
-                scores[:, :, region.start : region.stop] = (queries[group] @ part.T).view(H // G, rows, -1)
-            probability = probabilities(scores)
-            heads = slice(group * H // G, (group + 1) * H // G)
-            columns[heads], diagonals[heads] = probability.sum(dim=1), diagonal_sums(probability)
-        return columns, diagonals
-
-    def _from(self, region: Region, q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Scaled queries as they look at a region, [G, heads of a group x r, D]."""
-        places = region.critical[-len(q) :].long()
-        turned = rotate(q, cos[places, None], sin[places, None]) * self._model.scale
-        return turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
+        looks = []
+        for region in regions:
+            places = region.critical[-len(q) :].long()
+            turned = rotate(q, cos[places, None], sin[places, None]) * self._model.scale
+            grouped = turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
+            looks.append((slice(region.start, region.stop), grouped))
+        return line_sums(looks, keys, len(q))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from rich.console import Console
 from torch import Tensor
 
 from suite.methods.attention.base import SelectedAttention
-from suite.methods.attention.dual_chunk import Region
+from suite.methods.attention.dual_chunk import Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
 from suite.methods.attention.qwen2_5_1m import Qwen25OneM
-from suite.methods.attention.selection import LIST_BLOCK, Merged, Plan, Segments, Site
+from suite.methods.attention.selection import LIST_BLOCK, Plan, Site
 from suite.models.attention import Step
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.activations import written_by
@@ -40,7 +40,7 @@ class Watched:
 
     def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """The full result."""
-        full = Merged([region.whole(site.first, len(q)) for region in self.regions]).attend(q, site)
+        full = whole(self.regions, site.first, len(q)).attend(q, site)
         for _ in range(self.method.steps + 1):
             sparse = self.method.sparse(self.layer, q, self.row, site.first, self.regions, self.step).attend(q, site)
             recall = (sparse[1] - full[1]).exp().clamp(max=1).mean(dim=0)
@@ -62,12 +62,8 @@ class Refining(Qwen25OneM):
         self.rung = torch.zeros_like(self.heads.verticals)
         self.heads.recall = torch.zeros(self.rung.shape)
 
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
-        parts: list[tuple[int, Plan]] = [
-            (count, Watched(self, layer, row, self.chunks.regions(start, count), step))
-            for start, count in self.chunks.segments(first, len(q))
-        ]
-        return Segments(parts)
+    def segment(self, layer: int, q: Tensor, row: int, first: int, regions: list[Region], step: Step) -> Plan:
+        return Watched(self, layer, row, regions, step)
 
     def climb(self, layer: int, recall: Tensor) -> bool:
         """Notes the heads' recall [H] and gives a step to those that may have one; whether any got it."""

@@ -6,6 +6,7 @@ heads, L keys, r the estimating queries, m query blocks, n key blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,25 @@ class Pattern:
 
     columns: Tensor
     diagonals: Tensor
+
+
+def line_sums(looks: Sequence[tuple[slice, Tensor]], keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Column and diagonal sums [H, L] of the probabilities that the last `rows` queries give to keys [G, L, D].
+
+    looks: slots, and the scaled queries [G, H / G x rows, D] as they look at these slots. One KV head at a time: what
+    one needs is used again by the next, where fresh memory for all of them would cost more than the arithmetic, as a
+    batched product over a slice of the cache would.
+    """
+    (groups, length, _), width = keys.shape, looks[0][1].shape[1] // rows
+    scores = torch.empty(width, rows, length)
+    columns, diagonals = torch.empty(groups * width, length), torch.empty(groups * width, length)
+    for group in range(groups):
+        for slots, queries in looks:
+            scores[:, :, slots] = (queries[group] @ keys[group, slots].T).view(width, rows, -1)
+        probability = probabilities(scores)
+        heads = slice(group * width, (group + 1) * width)
+        columns[heads], diagonals[heads] = probability.sum(dim=1), diagonal_sums(probability)
+    return columns, diagonals
 
 
 def probabilities(scores: Tensor) -> Tensor:
