@@ -6,7 +6,7 @@ does not say which of its tokens are the question. So no effect of it can be cre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from analysis.statistics import paired_ratio, ratio_of_means
+from analysis.statistics import mean_estimate, paired_ratio, ratio_of_means
 from suite.experiments.base import Experiment, Workbench
+from suite.experiments.clock import stamps, total_s
+from suite.experiments.texts import passkeys
 from suite.harness.contender import Contender
-from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Finding
 from suite.harness.meter import CountingMeter, RequestMeter
-from suite.harness.options import make_workload
 from suite.methods.attention.actqkv import ActQKV, ActQKVConfig
 from suite.methods.attention.dense import Dense
 from suite.methods.attention.selection import Plan
@@ -29,7 +29,6 @@ from suite.methods.base import Claim, Method, MethodConfig
 from suite.models.attention import Step
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
-from suite.spec import WorkloadSpec
 from workloads.schema import Request
 
 SCALED = ActQKVConfig(block=16, n_init=16, n_local=128, window=64, topk=12, min_blocks=4, cached_blocks=48)
@@ -108,8 +107,9 @@ class ActQKVExperiment(Experiment):
         for length in LENGTHS:
             bench.tick(f"counting reads at {length} tokens")
             meter = CountingMeter(model.config.kv_bytes_per_token(2))
-            for request in passkeys(length, 4, new=12):
-                Contender(ActQKV(), SCALED, model).complete([request], meter)
+            for request in passkeys(length, 4)[1]:
+                several = request.model_copy(update={"max_new_tokens": 12})
+                Contender(ActQKV(), SCALED, model).complete([several], meter)
             read[length] = [s.selected_retention_last * s.full_bytes for s in meter.kv_samples()]
         tokens = {n: fmean(v) / model.config.kv_bytes_per_token(2) for n, v in read.items()}
         conditions = "tokens read by the last query: " + ", ".join(f"{t:.0f} at {n}" for n, t in tokens.items())
@@ -126,10 +126,10 @@ class ActQKVExperiment(Experiment):
             "dense": Contender(Dense(), Dense.Config(), model),
         }
         times: dict[str, dict[tuple[str, int], float]] = {name: {} for name in contenders}
-        for index, request in enumerate(passkeys(LENGTHS[-1], 5)):
+        for index, request in enumerate(passkeys(LENGTHS[-1], 5)[1]):
             for name, contender in contenders.items():
                 bench.tick(f"timing prompt {index + 1}: {name}")
-                times[name]["total", index] = total_seconds(contender, request)
+                times[name]["total", index] = total_s(stamps(contender, request))
         over_dense = paired_ratio(times["actqkv"], times["dense"])
         conditions = (
             f"smollm2-135m bf16, prompts of {LENGTHS[-1]} tokens and their answers, {bench.threads} threads, "
@@ -140,21 +140,23 @@ class ActQKVExperiment(Experiment):
         return self.finding(claim, estimate, conditions, details={"seconds": seconds})
 
     def _layers(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        spread, ks = {}, {}
+        spread: dict[float, list[float]] = {}
+        ks: dict[float, list[dict[int, float]]] = {}
+        # short windows, so that every layer's history of entropies is full
+        short = SCALED.model_copy(update={"window": 32})
         for temperature in (1.0, SHARP):
-            bench.tick(f"k by layer at score temperature {temperature}")
-            watched = Watched()
-            # short windows, so that every layer's history of entropies is full
-            config = SCALED.model_copy(update={"score_temperature": temperature, "window": 32})
-            Contender(watched, config, model).complete(passkeys(LENGTHS[-1], 1), RequestMeter())
-            ks[temperature] = {layer: fmean(deals[-20:]) for layer, deals in watched.deals.items()}
-            spread[temperature] = max(ks[temperature].values()) / min(ks[temperature].values())
+            for index, request in enumerate(passkeys(LENGTHS[-1], 3)[1]):
+                bench.tick(f"k by layer at score temperature {temperature}, text {index + 1}")
+                watched, config = Watched(), short.model_copy(update={"score_temperature": temperature})
+                Contender(watched, config, model).complete([request], RequestMeter())
+                found = {layer: fmean(deals[-20:]) for layer, deals in watched.deals.items()}
+                ks.setdefault(temperature, []).append(found)
+                spread.setdefault(temperature, []).append(max(found.values()) / min(found.values()))
         conditions = (
-            f"smollm2-135m bf16, {LENGTHS[-1]} tokens, last 20 windows; score temperature 1, as released; at {SHARP}: "
-            f"{spread[SHARP]:.2f}"
+            f"smollm2-135m bf16, 3 texts of {LENGTHS[-1]} tokens, last 20 windows; score temperature 1, as released; "
+            f"at {SHARP}: {fmean(spread[SHARP]):.2f}"
         )
-        estimate = ratio_of_means([max(ks[1.0].values())] * 2, [min(ks[1.0].values())] * 2)
-        return self.finding(claim, estimate, conditions, details={"k_by_layer": ks})
+        return self.finding(claim, mean_estimate(spread[1.0]), conditions, details={"k_by_layer": ks})
 
 
 def needle_grid(bench: Workbench, model: LanguageModel) -> Found:
@@ -171,8 +173,8 @@ def needle_grid(bench: Workbench, model: LanguageModel) -> Found:
         "dense": (Dense(), Dense.Config()),
         "recent only": (Streaming(), StreamingConfig(sinks=16, window=BUDGET - 16)),
     }
-    workload = make_workload(_passkey_spec(PROMPT_TOKENS, PROMPTS))
-    for index, request in enumerate(passkeys(PROMPT_TOKENS, PROMPTS)):
+    workload, requests = passkeys(PROMPT_TOKENS, PROMPTS)
+    for index, request in enumerate(requests):
         bench.tick(f"needle blocks, prompt {index + 1} of {PROMPTS}")
         block = (needle_token(model, request) - SCALED.n_init) // SCALED.block
         for name, (method, config) in {**choosers, **others}.items():
@@ -183,16 +185,6 @@ def needle_grid(bench: Workbench, model: LanguageModel) -> Found:
     return found
 
 
-def passkeys(length: int, count: int, new: int | None = None) -> Sequence[Request]:
-    """Prompts of about that many tokens, answered in `new` tokens (default: the workload's)."""
-    requests = make_workload(_passkey_spec(length, count)).requests(str(length), count, 0)
-    return [r if new is None else r.model_copy(update={"max_new_tokens": new}) for r in requests]
-
-
-def _passkey_spec(length: int, count: int) -> WorkloadSpec:
-    return WorkloadSpec(name="passkey", task=str(length), limit=count, options={"lengths": (length,)})
-
-
 def needle_token(model: LanguageModel, request: Request) -> int:
     """The token at which the pass key itself first stands whole in the decoded prompt."""
     ids, key = model.encode(request).ids, request.references[0]
@@ -201,15 +193,6 @@ def needle_token(model: LanguageModel, request: Request) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if key in model.tokenizer.decode(ids[:middle]) else (middle + 1, high)
     return low - 1
-
-
-def total_seconds(contender: Contender, request: Request) -> float:
-    """Prompt and answer."""
-    meter = RequestMeter()
-    with quiet_heap():
-        contender.complete([request], meter)
-    start, stamps = meter.times(request.id)
-    return (stamps[-1] - start) / 1e9
 
 
 def _listed(figures: dict[str, float]) -> str:

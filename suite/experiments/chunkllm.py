@@ -18,7 +18,7 @@ import torch
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio
 from suite.experiments.base import Experiment, Workbench
-from suite.experiments.frontier import Point, at, frontier, table
+from suite.experiments.frontier import SHARES, Point, at, frontier, table
 from suite.experiments.synthetic import filled_cache, race_steps
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
@@ -35,6 +35,7 @@ from suite.models.recipes.activations import SUBJECTS
 from workloads.schema import Request
 
 NAMES = ("chunkllm", "longheads", "actqkv", "streaming", "uniform", "random", "oracle")
+CONTROLS = ("uniform", "random", "streaming")
 CACHES = (8192, 32768, 122880)
 ROUNDS = 40
 RETENTIONS = (0.125, 0.5)
@@ -68,7 +69,9 @@ class ChunkLLMExperiment(Experiment):
         )
         logs = [d - m for d, m in zip(half["dense"].nats, ours.nats, strict=True)]
         estimate = exponential(mean_estimate(logs))
-        return self.finding(claim, estimate, conditions, null=0.0, details={"frontier": table(points)})
+        by_chance = perplexity_ratio(half["random"], half["dense"])
+        details = {"frontier": table(points)}
+        return self.finding(claim, estimate, conditions, null=by_chance, reason=losses(points), details=details)
 
     def _speed(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         curve = {tokens: steps(bench, model, tokens) for tokens in CACHES}
@@ -92,7 +95,7 @@ class ChunkLLMExperiment(Experiment):
         return f"{tokens // 1024}K: {dense:.1f} ms dense, {', '.join(parts)}"
 
     def _selections(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        """Selections against the boundaries met while generating; the prompt's own selection is left out."""
+        """Boundaries met while generating for each selection but the prompt's: 1, or less if it selects more often."""
         method = Counted()
         contender = Contender(method, ChunkLLMConfig(budget=64, local=32), model)
         contender.prepare()
@@ -100,11 +103,12 @@ class ChunkLLMExperiment(Experiment):
         for index in range(4):
             bench.tick(f"counting selections, text {index + 1}")
             tokens = len(contender.complete([story(index, GENERATED)], RequestMeter())[0].token_ids)
-            ratios.append((method.selections - 1) / method.boundaries)
+            ratios.append(method.boundaries / (method.selections - 1))
             lengths.append(tokens / method.boundaries)
         every = fmean(lengths)
         conditions = f"smollm2-135m bf16, 4 texts of up to {GENERATED} tokens, one boundary in {every:.1f} tokens"
-        return self.finding(claim, mean_estimate(ratios), conditions, null=0.0, details={"ratios": ratios})
+        at_every_token = 1 / every
+        return self.finding(claim, mean_estimate(ratios), conditions, null=at_every_token, details={"ratios": ratios})
 
     def _short(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Greedy tokens that are those of dense, on texts that the smallest budget holds whole."""
@@ -117,7 +121,7 @@ class ChunkLLMExperiment(Experiment):
             texts = [c.complete([request], RequestMeter())[0].token_ids for c in (ours, dense)]
             equal.append(fmean(a == b for a, b in zip(*texts, strict=False)))
         conditions = "smollm2-135m fp32, 8 answers of up to 96 tokens: share of greedy tokens that are the dense ones"
-        return self.finding(claim, mean_estimate(equal), conditions, null=0.5, details={"equal": equal})
+        return self.finding(claim, mean_estimate(equal), conditions, null=0.0, details={"equal": equal})
 
 
 class Counted(ChunkLLM):
@@ -184,3 +188,15 @@ def exponential(estimate: Estimate | None) -> Estimate | None:
 def perplexity_ratio(point: Point, dense: Point) -> float:
     """Perplexity of dense / of the method: 1 is as good."""
     return math.exp(fmean(dense.nats) - fmean(point.nats))
+
+
+def losses(points: Sequence[Point]) -> str:
+    """Where a control of the same budget has the lower perplexity."""
+    found = []
+    for share in SHARES:
+        row = at(points, share)
+        better = [n for n in CONTROLS if fmean(row[n].nats) < fmean(row["chunkllm"].nats)]
+        if better:
+            figures = ", ".join(f"{n} {perplexity_ratio(row[n], row['dense']):.2f}" for n in better)
+            found.append(f"at {share:.1%} it keeps {perplexity_ratio(row['chunkllm'], row['dense']):.2f}, {figures}")
+    return "behind controls of the same budget: " + "; ".join(found) if found else ""

@@ -12,10 +12,10 @@ import torch
 
 from analysis.statistics import Estimate, median, paired_ratio
 from suite.experiments.base import Experiment, Workbench
+from suite.experiments.clock import Stamps, first_token_s, stamps
 from suite.harness.contender import Contender
 from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Finding
-from suite.harness.meter import RequestMeter
 from suite.methods.attention.dense import Dense
 from suite.methods.base import Claim
 from suite.models.language_model import LanguageModel
@@ -28,8 +28,6 @@ LONG_PROMPT = 4096
 RIVALS = {"transformers fp32": torch.float32, "transformers bf16": torch.bfloat16}
 NATIVE = "native bf16"
 
-Stamps = list[int]
-"""When generation started and when each token was known, in ns."""
 Generate = Callable[[list[int], int], Stamps]
 """Continues a prompt greedily by a number of tokens."""
 Times = dict[str, dict[tuple[str, int], float]]
@@ -51,7 +49,7 @@ class DenseExperiment(Experiment):
         steps = race(bench, "decode", engines, lambda engine: step_ms(engine(ids, NEW_TOKENS)))
         yield self._finding(bench, decode, steps, f"{PROMPT_TOKENS} tokens of context; ms a token")
         ids = prompt_ids(model, LONG_PROMPT)
-        firsts = race(bench, "prefill", engines, lambda engine: first_token_ms(engine(ids, 1)))
+        firsts = race(bench, "prefill", engines, lambda engine: 1e3 * first_token_s(engine(ids, 1)))
         yield self._finding(bench, prompt, firsts, f"a prompt of {LONG_PROMPT} tokens; ms to the first token")
 
     def _finding(self, bench: Workbench, claim: Claim, times: Times, what: str) -> Finding:
@@ -79,15 +77,10 @@ def race(bench: Workbench, what: str, engines: dict[str, Generate], measure: Cal
     return times
 
 
-def step_ms(stamps: Stamps) -> float:
+def step_ms(times: Stamps) -> float:
     """Mean time per decoded token, first token excluded."""
-    tokens = stamps[1:]
+    tokens = times[1:]
     return (tokens[-1] - tokens[0]) / (len(tokens) - 1) / 1e6
-
-
-def first_token_ms(stamps: Stamps) -> float:
-    """Time from the tokenised prompt to the first token."""
-    return (stamps[1] - stamps[0]) / 1e6
 
 
 def prompt_ids(model: LanguageModel, count: int = PROMPT_TOKENS) -> list[int]:
@@ -104,11 +97,7 @@ def generate(model: LanguageModel, ids: list[int], count: int) -> Stamps:
     request = Request(
         id="r", task="t", prompt=text(ids), metric="none", max_new_tokens=1, target=text(ids[:count])
     )  # fmt: skip
-    meter = RequestMeter()
-    with quiet_heap():
-        Contender(Dense(), Dense.Config(), model).complete([request], meter)
-    start, tokens = meter.times("r")
-    return [start, *tokens]
+    return stamps(Contender(Dense(), Dense.Config(), model), request)
 
 
 def load_rival(folder: Path, dtype: torch.dtype) -> Any:

@@ -11,15 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from suite.experiments.base import Workbench
+from suite.experiments.texts import passkeys
 from suite.harness.contender import Contender
 from suite.harness.meter import CountingMeter
-from suite.harness.options import make_workload
 from suite.methods.base import Method, MethodConfig
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.activations import written_by
 from suite.registry import METHODS
-from suite.spec import WorkloadSpec
-from workloads.schema import Request
+from workloads.schema import Request, Workload
 
 SHARES = (0.125, 0.25, 0.5)
 KEYS, TEXTS, TOKENS, SCORED = 6, 4, 1024, 48
@@ -40,14 +39,15 @@ class Point:
 
 def frontier(bench: Workbench, model: LanguageModel, names: Sequence[str]) -> list[Point]:
     """Dense first, then every method at every budget."""
-    items = [*passkeys(), *continuations(model, bench)]
+    judge, items = passkeys(TOKENS, KEYS)
+    items += continuations(model, bench)
     columns: dict[tuple[str, float], tuple[Method, MethodConfig]] = {}
     for name in ("dense", *names):
         kind = METHODS.load(name)
         for share in (1.0,) if name == "dense" else SHARES:
             options = {} if name == "dense" else kind.at_budget(round(share * TOKENS))
             columns[name, share] = kind(), kind.Config(**options)
-    return [_measure(bench, model, *key, *columns[key], items) for key in columns]
+    return [_measure(bench, model, *key, *columns[key], judge, items) for key in columns]
 
 
 def _measure(
@@ -57,18 +57,18 @@ def _measure(
     share: float,
     method: Method,
     config: MethodConfig,
+    judge: Workload,
     items: Sequence[Request],
 ) -> Point:
     contender, meter = Contender(method, config, model), CountingMeter(model.config.kv_bytes_per_token(2))
     contender.prepare()
     keys: list[float] = []
     nats: list[float] = []
-    workload = make_workload(_spec())
     for index, item in enumerate(items):
         bench.tick(f"{name} at {share:.1%}: item {index + 1} of {len(items)}")
         completion = contender.complete([item], meter)[0]
         if item.target is None:
-            keys.append(workload.score(completion, item) / 100)
+            keys.append(judge.score(completion, item) / 100)
         else:
             nats.append(-fmean(completion.target_logprobs))
     samples = meter.kv_samples()
@@ -76,11 +76,6 @@ def _measure(
         name, share, keys, nats, fmean(s.read_bytes_per_step for s in samples),
         fmean(s.selected_retention for s in samples),
     )  # fmt: skip
-
-
-def passkeys() -> list[Request]:
-    """Prompts of about TOKENS tokens."""
-    return list(make_workload(_spec()).requests(str(TOKENS), KEYS, 0))
 
 
 def continuations(model: LanguageModel, bench: Workbench) -> list[Request]:
@@ -108,7 +103,3 @@ def table(points: Sequence[Point]) -> list[dict[str, Any]]:
 def at(points: Sequence[Point], share: float) -> Mapping[str, Point]:
     """The methods at one budget, and dense."""
     return {p.method: p for p in points if p.share in (share, 1.0)}
-
-
-def _spec() -> WorkloadSpec:
-    return WorkloadSpec(name="passkey", task=str(TOKENS), limit=KEYS, options={"lengths": (TOKENS,)})

@@ -22,10 +22,10 @@ from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.recall import TRAINED, Column, Grid, means, recall_grid
 from suite.experiments.synthetic import filled_cache, race_steps
+from suite.experiments.texts import passkeys
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
-from suite.harness.options import make_workload
 from suite.methods.attention.base import SelectedAttention
 from suite.methods.attention.dense import Dense
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
@@ -35,7 +35,6 @@ from suite.methods.base import Claim
 from suite.models.attention import DenseAttention, Step
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
-from suite.spec import WorkloadSpec
 from workloads.schema import Request
 
 SEQUENCES = 60  # per length: the interval of an accuracy near 0.9 is then about +-0.06
@@ -117,12 +116,9 @@ class LongHeadsExperiment(Experiment):
 
     def _passkey(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Both at the same length, because the default model itself is shaky at 2K."""
-        spec = WorkloadSpec(
-            name="passkey", task=str(PASSKEY_TOKENS), limit=PASSKEYS, options={"lengths": (PASSKEY_TOKENS,)}
-        )
-        workload = make_workload(spec)
+        workload, requests = passkeys(PASSKEY_TOKENS, PASSKEYS)
         scores: dict[str, list[float]] = {"plain": [], "longheads": []}
-        for index, request in enumerate(workload.requests(str(PASSKEY_TOKENS), PASSKEYS, 0)):
+        for index, request in enumerate(requests):
             for name, method, config in (("plain", Dense(), Dense.Config()), ("longheads", LongHeads(), SERVED)):
                 bench.tick(f"passkey {index + 1} of {PASSKEYS}: {name}")
                 completion = Contender(method, config, model).complete([request], RequestMeter())[0]

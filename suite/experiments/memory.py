@@ -1,4 +1,4 @@
-"""Peak memory of a call: the process's resident set, sampled while it runs."""
+"""Peak memory of a call, and of a prefill: the process's resident set, sampled while it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import threading
 from collections.abc import Callable
 
 import psutil
+import torch
+from torch import Tensor
+
+from suite.models.attention import Attention
+from suite.models.language_model import LanguageModel
 
 INTERVAL_S = 5e-4
 
@@ -33,3 +38,17 @@ def peak_bytes(call: Callable[[], object]) -> int:
         done.set()
         watcher.join()
     return peak - before
+
+
+def prefill_peak(model: LanguageModel, ids: Tensor, attention: Attention, chunk: int) -> int:
+    """Peak bytes of a prefill of ids [1, T] in passes of `chunk` tokens, beyond weights and cache."""
+    cache = model.decoder.new_cache(1, ids.shape[1])
+    for storage in (*cache.keys, *cache.values):
+        storage.zero_()  # the cache's pages are there before the measurement
+
+    def prefill() -> None:
+        with torch.inference_mode():
+            for start in range(0, ids.shape[1], chunk):
+                model.decoder(ids[:, start : start + chunk], cache, attention)
+
+    return peak_bytes(prefill)

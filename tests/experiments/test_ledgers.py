@@ -8,11 +8,11 @@ from statistics import fmean
 import pytest
 import torch
 
-from suite.experiments import actqkv, frontier, qwen2_5_1m, synthetic
+from suite.experiments import actqkv, chunkllm, dhsa, frontier, qwen2_5_1m, synthetic
 from suite.experiments.base import Workbench
 from suite.experiments.memory import peak_bytes
 from suite.experiments.qwen2_5_1m import Qwen25Experiment, Race
-from suite.experiments.texts import prose
+from suite.experiments.texts import passkeys, prose
 from suite.methods.attention.qwen2_5_1m import Qwen25OneM
 from suite.models.attention import DenseAttention
 from suite.models.loaders import load_model
@@ -69,7 +69,7 @@ def test_the_length_ledger_has_both_claims(monkeypatch):
 
 def test_the_needle_token_is_where_the_key_ends():
     model = load_model("smollm2-135m", "fp32")
-    request = actqkv.passkeys(300, 1)[0]
+    request = passkeys(300, 1)[1][0]
     token = actqkv.needle_token(model, request)
     ids, key = model.encode(request).ids, request.references[0]
     assert key in model.tokenizer.decode(ids[: token + 1])
@@ -100,3 +100,51 @@ def test_steps_in_turn_leave_the_cache_as_it_was_or_one_token_longer_a_round():
     assert cache.lengths == [50]
     synthetic.race_steps(model, cache, dense, 3, grow=True)
     assert cache.lengths == [54]
+
+
+def point(method: str, share: float, nats: float) -> frontier.Point:
+    return frontier.Point(method, share, [1.0], [nats, nats], 1.0, share)
+
+
+def test_a_control_that_is_better_is_named_in_the_ledger():
+    points = [point("dense", 1.0, 2.0)]
+    for share in frontier.SHARES:
+        points += [point(name, share, 2.3) for name in chunkllm.CONTROLS]
+        points.append(point("chunkllm", share, 2.5 if share == 0.125 else 2.1))
+    assert chunkllm.losses(points).count("%") == 1
+    assert "at 12.5% it keeps 0.61, uniform 0.74" in chunkllm.losses(points)
+    assert chunkllm.losses([p for p in points if p.share != 0.125] + [
+        point(name, 0.125, 2.0) for name in ("chunkllm", *chunkllm.CONTROLS)
+    ]) == ""  # fmt: skip
+
+
+def test_a_selection_at_every_token_would_be_seen_in_the_ledger(monkeypatch):
+    """Boundaries per selection are 1; the shortcut's are fewer."""
+    monkeypatch.setattr(chunkllm, "GENERATED", 60)
+    model, claim = load_model("smollm2-135m", "bf16"), chunkllm.ChunkLLM.card.claims[-1]
+    row = chunkllm.ChunkLLMExperiment()._selections(BENCH, model, claim)
+    assert (row.measured, row.verdict) == (1.0, "reproduced")
+    select = chunkllm.Counted.learn
+
+    def eager(self, layer, q, row, step):
+        select(self, layer, q, row, step)
+        if step.width == 1 and layer == 0:
+            self._choose(self._rows[row], step.stops[row])
+
+    monkeypatch.setattr(chunkllm.Counted, "learn", eager)
+    assert chunkllm.ChunkLLMExperiment()._selections(BENCH, model, claim).verdict != "reproduced"
+
+
+def test_decode_steps_over_a_synthetic_cache_read_less_with_less_retention(monkeypatch):
+    monkeypatch.setattr(chunkllm, "ROUNDS", 2)
+    times = chunkllm.steps(BENCH, load_model("smollm2-135m", "bf16"), 600)
+    assert set(times) == {"dense", "0.125", "0.5"}
+    assert all(len(values) == 2 and min(values) > 0 for values in times.values())
+
+
+def test_dhsas_recall_is_compared_with_fixed_chunks_and_recency(monkeypatch):
+    monkeypatch.setattr(dhsa, "RECALL_TOKENS", 600)
+    monkeypatch.setattr(dhsa, "RECALL_LAYERS", (3, 9))
+    found = dhsa.attention_recall(BENCH, load_model("smollm2-135m", "bf16"))
+    assert set(found) == {"sqrt", "mean", "sum", "fixed chunks", "most recent"}
+    assert all(len(values) == 4 and 0 < min(values) <= max(values) <= 1 for values in found.values())

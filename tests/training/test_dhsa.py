@@ -144,7 +144,7 @@ def test_two_short_runs_give_equal_weights_and_leave_the_backbone_alone(tmp_path
 
 
 def test_building_needs_no_text(monkeypatch):
-    monkeypatch.setattr(dhsa, "written_by", None)
+    monkeypatch.setattr(dhsa, "training_text", None)
     assert BoundaryRecipe(tiny_model()).build().norm.normalized_shape == (32,)
 
 

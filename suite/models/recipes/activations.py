@@ -10,8 +10,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from suite.errors import InputError
@@ -21,8 +23,11 @@ from suite.models.language_model import LanguageModel
 from suite.models.sampling import Sampler
 from workloads.schema import Request
 
+Made = TypeVar("Made")
+
 TEMPERATURE, TOP_P = 0.8, 0.95
 BATCH, ANSWER_TOKENS = 16, 640
+TOLD_EVERY = 8
 SUBJECTS = (
     "the history of a harbour town", "how bread is made", "a disputed inheritance", "the life of bees",
     "why bridges stand", "a small museum and its keeper", "the causes of a flood", "learning a second language",
@@ -45,6 +50,23 @@ class Corpus:
 
     windows: Tensor
     source: DataSource
+
+
+def training_text(model: LanguageModel, data: Path | None, windows: int, length: int, seed: int) -> Corpus:
+    """A user's text, or what the model writes; says on stderr how far it is, for that takes minutes."""
+    if data is not None:
+        return read_from(model, data, windows, length)
+    return written_by(model, windows, length, seed, Console(stderr=True).print)
+
+
+def from_windows(corpus: Corpus, make: Callable[[Tensor], Made]) -> list[Made]:
+    """What a recipe makes of every window; says on stderr how far it is."""
+    say, made = Console(stderr=True).print, []
+    for index, ids in enumerate(corpus.windows):
+        if index % TOLD_EVERY == 0:
+            say(f"recording activations, {index} of {len(corpus.windows)} windows")
+        made.append(make(ids))
+    return made
 
 
 def written_by(model: LanguageModel, windows: int, length: int, seed: int, tick: Callable[[str], None]) -> Corpus:

@@ -10,7 +10,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from kernels.segment_reduce import segment_mass
 from suite.models.checkpoints.manifest import DataSource, TrainingPlan
 from suite.models.config import ModelConfig
 from suite.models.language_model import LanguageModel, Tokenizer
-from suite.models.recipes.activations import Corpus, read_from, record, written_by
+from suite.models.recipes.activations import Corpus, from_windows, record, training_text
 
 WINDOWS, LENGTH = 60, 512  # of text in all, and tokens in each
 HELD_OUT = 5  # every fifth window is for evaluation
@@ -190,9 +190,7 @@ class ChunkLLMRecipe:
     @cached_property
     def corpus(self) -> Corpus:
         """The windows of text."""
-        if self.path is not None:
-            return read_from(self.model, self.path, WINDOWS, LENGTH)
-        return written_by(self.model, WINDOWS, LENGTH, self.plan.seed, lambda _: None)
+        return training_text(self.model, self.path, WINDOWS, LENGTH, self.plan.seed)
 
     @property
     def data(self) -> DataSource:
@@ -202,7 +200,7 @@ class ChunkLLMRecipe:
     @cached_property
     def examples(self) -> tuple[list[Example], list[Example]]:
         """For training, and held out; about 20 MB each for a model of 30 layers."""
-        made = [example(self.model, ids) for ids in self.corpus.windows]
+        made = from_windows(self.corpus, partial(example, self.model))
         return [e for i, e in enumerate(made) if (i + 1) % HELD_OUT], made[HELD_OUT - 1 :: HELD_OUT] or made[-1:]
 
     def build(self) -> ChunkAdapters:

@@ -8,13 +8,12 @@ C = G D features of a token (the rotated keys of all KV heads), w = REACH tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +21,7 @@ from torch.nn import functional
 from suite.models.checkpoints.manifest import DataSource, TrainingPlan
 from suite.models.config import ModelConfig
 from suite.models.language_model import LanguageModel
-from suite.models.recipes.activations import Corpus, read_from, record, written_by
+from suite.models.recipes.activations import Corpus, from_windows, record, training_text
 
 REACH = 4
 HEADS = 4  # the release trains with 4 and infers with 8, which loads without an error; one value here
@@ -119,13 +118,11 @@ class BoundaryRecipe:
 
     @cached_property
     def _corpus(self) -> Corpus:
-        if self._path is not None:
-            return read_from(self._model, self._path, WINDOWS, LENGTH)
-        return written_by(self._model, WINDOWS, LENGTH, self.plan.seed, Console(stderr=True).print)
+        return training_text(self._model, self._path, WINDOWS, LENGTH, self.plan.seed)
 
     @cached_property
     def _documents(self) -> list[Document]:
-        return [document(self._model, ids) for ids in self._corpus.windows]
+        return from_windows(self._corpus, partial(document, self._model))
 
     @property
     def _held_out(self) -> int:
