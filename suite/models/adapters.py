@@ -23,7 +23,7 @@ def load(recipe: str, model: LanguageModel) -> nn.Module:
     """The recipe's module with the weights trained for this model, without gradients."""
     directory = find(recipe, model)
     if directory is None:
-        raise InputError(missing(recipe, model) or "")
+        raise InputError(_untrained(recipe, model))
     module: nn.Module = RECIPES.load(recipe)(model).build()
     module.load_state_dict(load_file(directory / WEIGHTS))
     return module.requires_grad_(False).eval()
@@ -37,8 +37,10 @@ def find(recipe: str, model: LanguageModel) -> Path | None:
 
 def missing(recipe: str, model: LanguageModel) -> str | None:
     """One sentence if there are no adapters for this model, and what makes them."""
-    if find(recipe, model) is not None:
-        return None
+    return None if find(recipe, model) is not None else _untrained(recipe, model)
+
+
+def _untrained(recipe: str, model: LanguageModel) -> str:
     return f"{recipe} has no adapters for {model.name} yet; train them with `suite train {recipe} --model {model.name}`"
 
 
