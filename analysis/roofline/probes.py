@@ -20,6 +20,8 @@ from kernels.gemv import gemv as kernel_gemv
 Kind = Literal["read", "copy", "triad", "gemm", "gemv"]
 
 SQUARES = (512, 1024, 2048)
+GPU_SQUARES = (4096, 8192)
+"""A GPU needs larger products to show what it can do."""
 TALL = (8192, 512, 512)
 """Rows, columns and depth of the tall product: a long prompt through a narrow layer."""
 GEMV_EDGE = 2048
@@ -76,13 +78,14 @@ def stream_overhead() -> dict[Kind, Callable[[], object]]:
 
 def gemm_probes(dtype: str, threads: int) -> Iterator[Probe]:
     """Square products and a tall one, each cycling through two sets of operands."""
-    for rows, columns, depth in (*((edge, edge, edge) for edge in SQUARES), TALL):
+    squares = SQUARES if torch.get_default_device().type == "cpu" else GPU_SQUARES
+    for rows, columns, depth in (*((edge, edge, edge) for edge in squares), TALL):
         sets = itertools.cycle([_operands(rows, columns, depth, DTYPES[dtype]) for _ in range(2)])
         yield Probe("gemm", dtype, threads, rows, 2.0 * rows * columns * depth, {"torch.mm": _product(sets)})
 
 
 def _operands(rows: int, columns: int, depth: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    make = torch.Generator().manual_seed(0)
+    make = torch.Generator(torch.get_default_device()).manual_seed(0)
     left, right = (torch.randn(shape, generator=make).to(dtype) for shape in ((rows, depth), (depth, columns)))
     return left, right, torch.empty(rows, columns, dtype=dtype)
 

@@ -157,7 +157,7 @@ def scattered(tokens: int, kept: float) -> Tensor:
     position = 0.0
     make = torch.Generator().manual_seed(0)
     while True:
-        length = int(torch.randint(16, 49, (), generator=make))
+        length = int(torch.randint(16, 49, (), generator=make, device="cpu"))
         start = int(position)
         if start + length > tokens:
             return torch.tensor(spans, dtype=torch.int32)[None, None]

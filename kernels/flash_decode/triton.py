@@ -79,7 +79,7 @@ def partial_kernel(
     value_base = values + cache_row * value_outer + kv_head.to(tl.int64) * value_inner
     span = spans + (row * selections + group % selections).to(tl.int64) * span_count * 3
 
-    tokens = tl.to_tensor(0)
+    tokens = tl.full((), 0, tl.int32)
     for i in range(span_count):
         tokens += tl.load(span + 3 * i + 1) - tl.load(span + 3 * i)
     begin = (tokens.to(tl.int64) * split // splits).to(tl.int32)
@@ -90,7 +90,7 @@ def partial_kernel(
     weight = tl.zeros((HEADS,), tl.float32)
     row_q = q + row * q_outer
     query = tl.load(row_q + head[:, None] * q_inner + d[None, :], valid_q, 0.0)
-    before = tl.to_tensor(0)
+    before = tl.full((), 0, tl.int32)
     for i in range(span_count):
         start, stop = tl.load(span + 3 * i), tl.load(span + 3 * i + 1)
         first, last = start + tl.maximum(begin - before, 0), start + tl.minimum(stop - start, end - before)

@@ -78,7 +78,8 @@ def speed_case(name: str, past: int, new: int, heads: int, kv_heads: int, dim: i
                 turned, keys, values, mask, is_causal=mask is None, enable_gqa=True
             )
         }
-        return Race(lambda: flash_prefill(q, keys, values, [past], [new], scale=dim**-0.5)[0], cost, peers)
+        starts, counts = (torch.tensor([number], dtype=torch.int32) for number in (past, new))
+        return Race(lambda: flash_prefill(q, keys, values, starts, counts, scale=dim**-0.5)[0], cost, peers)
 
     return SpeedCase("flash_prefill", name, make)
 

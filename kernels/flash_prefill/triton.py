@@ -5,6 +5,7 @@ of the program sees whole pay for no mask.
 """
 
 # No `from __future__ import annotations`: Triton reads the annotations.
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -164,7 +165,7 @@ def flash_prefill(
     """The contract of `kernels.flash_prefill.flash_prefill`, into contiguous `out` and `lse`."""
     (batch, width, heads, dim), device = q.shape, q.device
     if rows is None:
-        rows = starts.new_tensor(range(batch))
+        rows = torch.arange(batch, dtype=torch.int32, device=device)
     flash_prefill_kernel[triton.cdiv(width, BLOCK_Q), heads, batch](
         *(q, q.stride(0), q.stride(1), q.stride(2)),
         *(key_cache, key_cache.stride(0), key_cache.stride(1)),

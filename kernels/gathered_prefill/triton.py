@@ -134,7 +134,7 @@ def listed_prefill(
     """Into contiguous `out` and `lse`; lists int32: block_count, block_offset, column_count, column_index."""
     (batch, width, heads, dim), device = q.shape, q.device
     selections = lists[0].shape[1]
-    cache_rows = starts.new_tensor(range(batch)) if rows is None else rows
+    cache_rows = torch.arange(batch, dtype=torch.int32, device=q.device) if rows is None else rows
     listed_prefill_kernel[triton.cdiv(width, block) * triton.cdiv(block, BLOCK_Q), heads, batch](
         *(q, q.stride(0), q.stride(1), q.stride(2)),
         *(key_cache, key_cache.stride(0), key_cache.stride(1)),

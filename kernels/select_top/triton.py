@@ -135,7 +135,7 @@ def select_top(q: Tensor, reps: Tensor, k: int, last: Tensor, first: int, select
             BLOCK_T=BLOCK_T,
             BLOCK_C=block_chunks(dim),
         )
-    return _choose(scores.view(rows * selections, -1), k, last, selections, first, chunks, out)
+    return _choose(scores.flatten(0, 1), k, last, selections, first, chunks, out)
 
 
 def top(scores: Tensor, k: int, last: Tensor | None, first: int, out: Tensor) -> Tensor:

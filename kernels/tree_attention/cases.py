@@ -121,6 +121,7 @@ TEAM_CASES = [tree_case([(300, 20), (100, 7)], 6, 2, 64), tree_case([(500, 64)],
 SMALL_CASES = [
     tree_case([(40, 5)], 2, 1, 64),
     tree_case([(20, 17), (0, 3)], 3, 1, 16),
+    tree_case([(9, 3), (4, 5)], 2, 1, 16),
     tree_case([(70, 20)], 2, 2, 80, softcap=5.0),
     tree_case([(0, 6)], 2, 1, 16, blind=True),
 ]

@@ -57,6 +57,7 @@ def tree_attention_kernel(
     kv_head = (head * kv_heads // heads).to(tl.int64)
     key_base = keys + batch * key_outer + kv_head * key_inner
     value_base = values + batch * value_outer + kv_head * value_inner
+    position = tl.where(n < count, length + n, -1)  # what is no node sees nothing
     begin = (length.to(tl.int64) * split // splits).to(tl.int32)
     end = (length.to(tl.int64) * (split + 1) // splits).to(tl.int32)
 
@@ -65,7 +66,7 @@ def tree_attention_kernel(
     weight = tl.zeros((NODES,), tl.float32)
     for tile in range(begin, tl.where(count > 0, end, begin), BLOCK_K):
         sums, peak, weight = attend_tokens(
-            query, key_base, value_base, tile + tl.arange(0, BLOCK_K), length + n, length, end - 1, window, scale,
+            query, key_base, value_base, tile + tl.arange(0, BLOCK_K), position, length, end - 1, window, scale,
             softcap, sums, peak, weight, SOFTCAP, WIDTH, DIM,
         )  # fmt: skip
     for tile in range(0, tl.where(split == splits - 1, count, 0), BLOCK_K):
@@ -95,7 +96,7 @@ def tree_attention(
     (batch, nodes, heads, dim), device = q.shape, q.device
     if not q.numel():
         return
-    splits = max(1, split_count(batch * heads, int(lengths.max()), device))
+    splits = split_count(batch * heads, key_cache.shape[2], device)
     partial = torch.empty(batch, nodes, heads, splits, dim, dtype=torch.float32, device=device)
     largest, total = torch.empty(2, batch, nodes, heads, splits, dtype=torch.float32, device=device)
     tree_attention_kernel[(splits, heads, batch)](

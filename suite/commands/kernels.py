@@ -98,27 +98,38 @@ def _print_findings(ops: Sequence[str], findings: Sequence[Row]) -> None:
 
 
 def bench(wanted: Sequence[str], threads: int, as_json: bool) -> int:
-    """Realistic shapes, timed; ops whose contract is red on this machine's path get no speed, and exit code 1."""
+    """Realistic shapes, timed; ops whose contract is red on this machine's path get no speed, and exit code 1.
+
+    Where there is a GPU, and unless a number of threads asks for the CPU, the Triton kernels are timed on it.
+    """
     import torch
 
-    from kernels.contract import case_book
-    from suite.harness.kernel_race import race
+    on_gpu = torch.cuda.is_available() and not threads
+    torch.set_default_device("cuda" if on_gpu else None)
+    try:
+        counts = [threads] if threads else [1] if on_gpu else sorted({1, thread_pool.available_cores()})
+        return _bench(wanted, counts, as_json)
+    finally:
+        torch.set_default_device(None)
 
-    ops = known_ops(wanted)
-    red = [op for op in ops if _is_red(op)]
-    for op in red:
-        stderr().print(f"{op}: its contract is red (suite kernels check --op {op}), so it is not timed", markup=False)
-    counts = [threads] if threads else sorted({1, thread_pool.available_cores()})
+
+def _bench(wanted: Sequence[str], counts: Sequence[int], as_json: bool) -> int:
+    import torch
+
     ceilings = {
         (count, dtype): _ceilings(count, dtype) for count in counts for dtype in (torch.bfloat16, torch.float32)
     }
+    ops, red = known_ops(wanted), []
     rows: list[Row] = []
-    cases = [case for op in ops if op not in red for case in case_book(op).speed]
-    for done, case in enumerate(cases):
-        stderr().print(f"[{done + 1}/{len(cases)}] {case.op} {case.name}", markup=False)
-        for count in counts:
-            for dtype in case.dtypes:
-                rows += bench_rows(case, dtype, count, race(case, dtype, count, ROUNDS), ceilings[count, dtype])
+    try:
+        for done, op in enumerate(ops):
+            if _is_red(op):
+                red.append(op)
+                stderr().print(f"{op}: its contract is red (suite kernels check --op {op}): not timed", markup=False)
+                continue
+            rows.extend(_op_rows(op, ceilings, f"[{done + 1}/{len(ops)}]"))
+    except KeyboardInterrupt:
+        stderr().print(f"interrupted: the table holds the {len(rows)} rows timed so far", markup=False)
     if not rows:
         raise NothingMeasuredError("no kernel was timed.")
     if as_json:
@@ -128,12 +139,31 @@ def bench(wanted: Sequence[str], threads: int, as_json: bool) -> int:
     return int(bool(red))
 
 
+def _op_rows(op: str, ceilings: dict[tuple[int, Any], tuple[float, float]], progress: str) -> Iterator[Row]:
+    """All cases of an op, with as many threads as there are ceilings for."""
+    from kernels.contract import case_book
+    from suite.harness.kernel_race import race
+
+    for case in case_book(op).speed:
+        stderr().print(f"{progress} {case.op} {case.name}", markup=False)
+        for count, dtype in ceilings:
+            if dtype in case.dtypes:
+                yield from bench_rows(case, dtype, count, race(case, dtype, count, ROUNDS), ceilings[count, dtype])
+
+
 def _is_red(op: str) -> bool:
     from kernels import build
     from kernels.check import check as check_op
 
-    backend = build.level() if build.load(op) is not None else "reference"
+    backend = "triton" if _device() != "cpu" else build.level() if build.load(op) is not None else "reference"
     return any(finding.complaints for finding in check_op(op, backend))
+
+
+def _device() -> str:
+    """Where torch makes its tensors now: "cpu", or the name of the GPU."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.get_default_device().type == "cuda" else "cpu"
 
 
 def _ceilings(threads: int, dtype: Any) -> tuple[float, float]:
@@ -141,13 +171,14 @@ def _ceilings(threads: int, dtype: Any) -> tuple[float, float]:
     import torch
 
     from analysis.roofline.probes import DTYPES, gemm_probes, stream_probes
-    from suite.harness.kernel_race import CYCLE_BYTES, calls_per_sample, seconds_per_call
+    from suite.harness.kernel_race import CYCLE_BYTES
+    from suite.harness.stopwatch import sampler
 
     def rate(probe: Any) -> float:
         medians = []
         for call in probe.variants.values():
-            calls = calls_per_sample(call)
-            medians.append(statistics.median(seconds_per_call(call, calls) for _ in range(ROUNDS)))
+            sample = sampler(call)
+            medians.append(statistics.median(sample() for _ in range(ROUNDS)))
         return float(probe.work) / min(medians)
 
     before = torch.get_num_threads()
@@ -174,6 +205,7 @@ def bench_rows(
         "op": case.op,
         "case": case.name,
         "dtype": str(dtype).removeprefix("torch."),
+        "device": _device(),
         "threads": threads,
         "bytes": times.cost.bytes,
         "flops": times.cost.flops,
@@ -205,7 +237,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
             row["op"],
             row["case"],
             row["dtype"],
-            str(row["threads"]),
+            str(row["threads"]) if row["device"] == "cpu" else "GPU",
             f"{row['median_ms']:.4g}",
             number(row["gb_per_s"]),
             number(row["gflop_per_s"]),
@@ -221,7 +253,8 @@ def _print_rows(rows: Sequence[Row]) -> None:
     for threads in sorted({row["threads"] for row in rows}):
         row = next(row for row in rows if row["threads"] == threads)
         ceilings = f"{row['ceiling_gb_per_s']:.1f} GB/s read, {row['ceiling_gflop_per_s']:.0f} GFLOP/s {row['dtype']}"
-        stderr().print(f"ceilings of this run with {threads} threads: {ceilings}", markup=False)
+        where = f"with {threads} threads" if row["device"] == "cpu" else f"on {row['device']}"
+        stderr().print(f"ceilings of this run {where}: {ceilings}", markup=False)
 
 
 # ---- compile -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ weights and keys are read once per token. So each case is drawn several times, a
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,12 +16,11 @@ from kernels.contract import Race, SpeedCase
 from kernels.cost import Cost
 from suite.harness.heap import quiet_heap
 from suite.harness.noise import Disturbance, snapshot
+from suite.harness.stopwatch import sampler
 
 CYCLE_BYTES = 256 << 20
 """What the sets of a case have together: beyond every cache that a core has to itself."""
 MOST_SETS = 64
-SAMPLE_S = 2e-3
-"""Short calls are repeated until a sample lasts about this long."""
 OWN = "own"
 
 
@@ -57,12 +55,12 @@ def _race(sets: list[Race], rounds: int) -> RaceTimes:
     contenders = {OWN: _cycled([one.run for one in sets])}
     contenders |= {name: _cycled([one.peers[name] for one in sets]) for name in sets[0].peers}
     times = RaceTimes(sets[0].cost, len(sets), {name: [] for name in contenders})
-    calls = {name: calls_per_sample(call) for name, call in contenders.items()}
+    samplers = {name: sampler(call) for name, call in contenders.items()}
     before = snapshot()
     for turn in range(rounds):
         with quiet_heap():
-            for name in _rotated(list(contenders), turn):
-                times.seconds[name].append(seconds_per_call(contenders[name], calls[name]))
+            for name in _rotated(list(samplers), turn):
+                times.seconds[name].append(samplers[name]())
     times.disturbance.add(before, snapshot())
     return times
 
@@ -75,17 +73,3 @@ def _rotated(names: list[str], turn: int) -> list[str]:
 def _cycled(calls: list[Callable[[], object]]) -> Callable[[], object]:
     turn: Iterator[Callable[[], object]] = itertools.cycle(calls)
     return lambda: next(turn)()
-
-
-def calls_per_sample(call: Callable[[], object]) -> int:
-    """How often to repeat a call for a sample of `SAMPLE_S`, from two calls after a first one that warms up."""
-    call()
-    return max(1, round(SAMPLE_S / seconds_per_call(call, 2)))
-
-
-def seconds_per_call(call: Callable[[], object], calls: int) -> float:
-    """Mean time of so many calls."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
