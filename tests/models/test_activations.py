@@ -55,3 +55,9 @@ def test_recorded_queries_and_keys_are_the_rotated_ones() -> None:
         expected = rotate(raw.unflatten(-1, (-1, CONFIG.head_dim)), cos[:40, None], sin[:40, None])
         torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-4)
     assert found.hidden.shape == (40, CONFIG.hidden)
+
+
+def test_texts_are_lines_of_their_own(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "_write", lambda model, requests: iter([[97] * 20, [98] * 20]))
+    written = written_by(tiny_model(), 1, 42, 0, lambda text: None).windows[0].tolist()
+    assert tiny_model().tokenizer.decode(written) == "a" * 20 + "\n" + "b" * 20 + "\n"

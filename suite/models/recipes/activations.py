@@ -70,13 +70,17 @@ def from_windows(corpus: Corpus, make: Callable[[Tensor], Made]) -> list[Made]:
 
 
 def written_by(model: LanguageModel, windows: int, length: int, seed: int, tick: Callable[[str], None]) -> Corpus:
-    """`windows` windows of `length` tokens that the model wrote on SUBJECTS; a token depends on the seed only."""
+    """`windows` windows of `length` tokens that the model wrote on SUBJECTS; a token depends on the seed only.
+
+    Texts are lines of their own.
+    """
     ids: list[int] = []
+    newline = model.tokenizer.encode("\n")
     batch = 0
     while len(ids) < windows * length:
         tick(f"writing training text, {len(ids)} of {windows * length} tokens")
         for text in _write(model, _requests(seed, batch)):
-            ids += text
+            ids += [*text, *newline]
         batch += 1
     return _corpus(ids, windows, length, "self-written", f"{model.digest[:16]}, seed {seed}")
 

@@ -99,7 +99,7 @@ class BoundaryRecipe:
     """The recipe: one predictor for all layers, the backbone frozen."""
 
     name = "dhsa"
-    version = "1"
+    version = "2"
     summary = f"boundary predictor for DHSA, on {WINDOWS} windows of {LENGTH} tokens, {LAYERS} layers each"
     selection = (
         "settings of the paper but for learning rate and number of epochs, set once for so little text (one trial run, "
