@@ -77,7 +77,9 @@ def make_items(
         session = str(request.metadata.get("session", ""))
         found.append(Item(index, request.prompt, request.max_new_tokens, at, "measure", session, turn, request.seed))
     if len(found) <= warmup + cooldown:
-        raise InputError(f"{len(found)} requests leave none to measure after {warmup} warm-up and {cooldown} cool-down.")
+        raise InputError(
+            f"{len(found)} requests leave none to measure after {warmup} warm-up and {cooldown} cool-down."
+        )
     return tuple(replace(item, phase=_phase(item.index, len(found), warmup, cooldown)) for item in found)
 
 

@@ -17,7 +17,9 @@ def parse(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         match = _BOUND.fullmatch(text)
         if match is None or match[1] not in METRICS:
-            raise InputError(f"--slo {text!r} is no objective; write METRIC=TIME, as ttft=200ms ({', '.join(METRICS)}).")
+            raise InputError(
+                f"--slo {text!r} is no objective; write METRIC=TIME, as ttft=200ms ({', '.join(METRICS)})."
+            )
         found[match[1]] = float(match[2]) * (1000 if match[3] == "s" else 1)
     return found
 

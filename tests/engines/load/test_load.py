@@ -43,7 +43,9 @@ def server():
         yield url
 
 
-def ask(url, folder, model, count=4, rate=100.0, *, endpoint="completions", timeout_s=20.0, workers=1, tokens=10, **plan):
+def ask(
+    url, folder, model, count=4, rate=100.0, *, endpoint="completions", timeout_s=20.0, workers=1, tokens=10, **plan
+):
     """Sends `count` requests for `tokens` tokens at a constant rate, and returns their records."""
     target = Target(url, model, endpoint, (("include_usage", True),))
     due = None if plan.get("concurrency") else arrivals.due_times("constant", rate, count, 0)
