@@ -25,7 +25,7 @@ STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back. `interrupted`: the user stopped the run; `lost`: due requests nobody recorded."""
+    """What came back. `interrupted`: the user stopped the run."""
 
     plan: Plan
     records: tuple[Record, ...]

@@ -25,5 +25,9 @@ def parse(texts: Sequence[str]) -> dict[str, float]:
 
 
 def meets(bounds: Mapping[str, float], values: Mapping[str, float | None]) -> bool:
-    """Whether a request keeps all bounds (inclusive). One without a second token has no TPOT, and passes, as in vLLM."""
-    return all((value := values[name]) is None or value <= bound for name, bound in bounds.items())
+    """Whether a request keeps all bounds (inclusive). One token has no TPOT and passes it, as in vLLM."""
+    return all(_keeps(name, values[name], bound) for name, bound in bounds.items())
+
+
+def _keeps(name: str, value: float | None, bound: float) -> bool:
+    return name == "tpot" if value is None else value <= bound

@@ -69,7 +69,7 @@ def _usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
 
 
 def _event(choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
-    document = {"id": "null", "object": "text_completion", "choices": choices}
+    document: dict[str, Any] = {"id": "null", "object": "text_completion", "choices": choices}
     if usage is not None:
         document["usage"] = usage
     return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"

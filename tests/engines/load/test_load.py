@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_a_session_sends_its_turns_in_order_with_the_answers_before(server, tmp_
     target = Target(server, "plain", "chat", (("include_usage", True),))
     done = driver.run(Plan(tuple(items), "turns"), target, tmp_path / "r.jsonl", timeout_s=10, workers=1).records
     assert [r.n_in for r in done] == [2, 2 + 5 + 2, 2 + 5 + 2 + 5 + 2]
-    assert all(b.t_sched >= a.t_done for a, b in zip(done, done[1:], strict=False))
+    assert all(b.t_sched >= a.t_done for a, b in pairwise(done))
 
 
 def test_server_killed_in_the_middle_gives_one_report(tmp_path):
@@ -175,6 +176,13 @@ def test_failed_requests_count_against_the_objective():
     good = Record(0, "measure", 0.0, 0.0, 1.0, (0.1, 0.2), n_out=2)
     bad = Record(1, "measure", 0.5, 0.5, 1.0, error="timeout: x")
     assert summarise([good, bad], 2, {"ttft": 200})["slo_attainment"] == 0.5
+
+
+def test_an_answer_without_a_second_token_passes_tpot_but_one_without_any_fails_ttft():
+    one = Record(0, "measure", 0.0, 0.0, 1.0, (0.1,), n_out=1)
+    none = Record(1, "measure", 0.0, 0.0, 1.0, (), n_out=0)
+    assert summarise([one], 1, {"tpot": 1.0})["slo_attainment"] == 1.0
+    assert summarise([none], 1, {"ttft": 1e9})["slo_attainment"] == 0.0
 
 
 def test_totals_are_divided_by_the_window_not_averaged():
