@@ -119,7 +119,7 @@ def _bench(wanted: Sequence[str], counts: Sequence[int], as_json: bool) -> int:
     ceilings = {
         (count, dtype): _ceilings(count, dtype) for count in counts for dtype in (torch.bfloat16, torch.float32)
     }
-    ops, red = known_ops(wanted), []
+    ops, red, failed = known_ops(wanted), [], []
     rows: list[Row] = []
     try:
         for done, op in enumerate(ops):
@@ -127,7 +127,11 @@ def _bench(wanted: Sequence[str], counts: Sequence[int], as_json: bool) -> int:
                 red.append(op)
                 stderr().print(f"{op}: its contract is red (suite kernels check --op {op}): not timed", markup=False)
                 continue
-            rows.extend(_op_rows(op, ceilings, f"[{done + 1}/{len(ops)}]"))
+            try:
+                rows.extend(_op_rows(op, ceilings, f"[{done + 1}/{len(ops)}]"))
+            except RuntimeError as error:  # one op must not take the rows of the others with it
+                failed.append(op)
+                stderr().print(f"{op}: {error}", markup=False)
     except KeyboardInterrupt:
         stderr().print(f"interrupted: the table holds the {len(rows)} rows timed so far", markup=False)
     if not rows:
@@ -136,6 +140,8 @@ def _bench(wanted: Sequence[str], counts: Sequence[int], as_json: bool) -> int:
         print_json(rows)
     else:
         _print_rows(rows)
+    if failed:
+        raise UnitError(f"timing {', '.join(failed)} ended with an error.")
     return int(bool(red))
 
 

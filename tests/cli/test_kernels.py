@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,21 @@ def test_a_case_is_drawn_often_enough_to_leave_the_caches() -> None:
 
     times = kernel_race.race(SpeedCase("nothing", "small", make), torch.float32, 1, rounds=1)
     assert times.sets == len(drawn) == 4
+
+
+def test_an_op_that_fails_leaves_the_rows_of_the_others(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def rows(op: str, ceilings: object, progress: str) -> Iterator[dict[str, str]]:
+        yield {"op": op}
+        if op == "gemv":
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(command, "_op_rows", rows)
+    monkeypatch.setattr(command, "_is_red", lambda op: False)
+    monkeypatch.setattr(command, "_ceilings", lambda count, dtype: (1.0, 1.0))
+    assert run(["kernels", "bench", "--op", "gemv", "--op", "rope", "--threads", "1", "--json"]) == 3
+    printed = capsys.readouterr()
+    assert [row["op"] for row in json.loads(printed.out)] == ["gemv", "rope"]
+    assert "gemv: out of memory" in printed.err
 
 
 def test_pytest_benchmark_files_are_imported(tmp_path: Path, capsys) -> None:
