@@ -99,12 +99,13 @@ def baselines(units: Iterable[UnitResult]) -> dict[str, UnitResult]:
 
 def unit_ratios(unit: UnitResult, baseline: UnitResult | None) -> Ratios:
     """Speed-ups of one unit over the baseline of its block, from pairs of the same request and repeat."""
-    logs = _pair_logs(unit, baseline)
+    logs = unit_logs(unit, baseline)
     found = {name: statistics.ratio_from_logs(values) for name, values in logs.items()}
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
-def _pair_logs(unit: UnitResult, baseline: UnitResult | None) -> dict[str, list[float]]:
+def unit_logs(unit: UnitResult, baseline: UnitResult | None) -> dict[str, list[float]]:
+    """Logarithms of the speed-ups of every pair, by latency; nothing where there are no pairs."""
     if baseline is None or baseline.key == unit.key or not (is_timed(unit) and is_timed(baseline)):
         return {}
     theirs, ours = pair_times(baseline.samples), pair_times(unit.samples)
@@ -185,7 +186,7 @@ def _stable(units: Sequence[UnitResult]) -> list[UnitResult]:
 
 def _pooled_ratios(pairs: Sequence[tuple[UnitResult, UnitResult | None]]) -> Ratios:
     """Geometric mean over the pairs of all tasks; pairs with an unstable side count only if there are no others."""
-    timed = [(unit, baseline, _pair_logs(unit, baseline)) for unit, baseline in pairs]
+    timed = [(unit, baseline, unit_logs(unit, baseline)) for unit, baseline in pairs]
     stable = [logs for unit, baseline, logs in timed if baseline and logs and unit.status == baseline.status == "ok"]
     chosen = stable or [logs for _, _, logs in timed if logs]
     pooled = {name: statistics.ratio_from_logs([log for logs in chosen for log in logs[name]]) for name in RATIOS}

@@ -124,6 +124,51 @@ def run_command(
     return running.run(options, store, output, json)
 
 
+@app.command("tune", epilog="Example: python -m suite tune --method longheads --workload needle --trials 20")
+def tune_command(
+    method: Annotated[str, typer.Option("--method", "-m", help="NAME or NAME:option=value,...: where to start from.")],
+    workload: Annotated[str, typer.Option("--workload", "-w", help="What to run; `suite list workloads`.")],
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Configurations to measure, earlier ones included.")
+    ] = 25,
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="tpe, random, grid or nsga2 (speed against score).")
+    ] = "tpe",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="Only these options; repeatable. Default: all tunable."),
+    ] = None,
+    keep_score: Annotated[
+        float, typer.Option("--keep-score", min=0, help="Share of the default's score that must remain.")
+    ] = 0.95,
+    model: Model = "smollm2-135m",
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks; repeatable.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Items per task and trial.")] = 3,
+    kv_budget: Annotated[int, typer.Option("--kv-budget", min=16, help="Tokens the default reads per head.")] = 512,
+    data: Annotated[Path | None, typer.Option("--data", help="Your own copy of the data.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--set", help="Workload option as name=value.")] = None,
+    dtype: Dtype = "bf16",
+    threads: Threads = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Requests per batch.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    study: Annotated[str, typer.Option("--study", help="Its name; by default the question itself.")] = "",
+    store: Store = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Report file.")] = Path("tuning.html"),
+    json: Json = False,
+) -> int:
+    """Search a method's options for speed at kept quality; stopped or killed, the same command goes on."""
+    from suite.commands import tune
+    from suite.commands.wishes import RunOptions
+
+    run_options = RunOptions(
+        workload=workload, methods=[method], model=model, tasks=task or [], limit=limit, budget=None,
+        kv_budget=kv_budget, data=data, settings=option or [], dtype=dtype, engine="native", threads=threads,
+        batch=batch, repeats=1, temperature=0.0, top_k=0, top_p=1.0, seed=seed,
+    )  # fmt: skip
+    options = tune.TuneOptions(run_options, trials, sampler, parameter or [], keep_score, study, tune.STUDIES, output)
+    return tune.tune(options, store, json)
+
+
 @app.command(epilog="Example: python -m suite resume")
 def resume(
     store: Store = None,
