@@ -27,6 +27,7 @@ from kernels import (
     sample,
     segment_reduce,
     select_top,
+    span_prefill,
     tree_attention,
     w4_gemm,
 )
@@ -169,6 +170,22 @@ def _block_sparse_prefill(
     return block_sparse_prefill.block_sparse_prefill(
         q, *caches, tiles, *ranges, block=(query_block, key_block), scale=scale
     )
+
+
+@operator(_with_lse)
+def _span_prefill(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    spans: Tensor,
+    starts: Tensor,
+    counts: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    caches, ranges = (key_cache, value_cache), (starts, counts)
+    return span_prefill.span_prefill(q, *caches, spans, *ranges, cos=cos, sin=sin, scale=scale)
 
 
 @operator(_with_lse)

@@ -5,19 +5,6 @@
 
 namespace {
 
-constexpr int64_t STEP = 32;  // tokens: a run of keys that begins and ends at multiples is used as the cache is packed
-
-// Tokens [first, stop), multiples of STEP, as far as the item sees them.
-template <class T>
-void attend_run(const PackedCache<T> &cache, const Item &item, int64_t first, int64_t stop, Rows<T> &rows) {
-    stop = std::min(stop, item.last_position / STEP * STEP + STEP);
-    while (first < stop) {
-        const int64_t end = std::min(stop, (first / UNIT + 1) * UNIT);
-        rows.attend(cache.piece(item, first, end - first));
-        first = end;
-    }
-}
-
 template <class T> struct TiledKeys {
     const Prefill<T> &p;
     const PackedCache<T> &cache;

@@ -1,8 +1,9 @@
 // Stacked query rows that attend to pieces of packed keys and values (flash attention, Dao 2023).
 //
-// The rows of an item are the queries of a block times the query heads that share a KV head, [query][head], so their
-// positions rise. They are worked on SUB at a time: logits and weights of SUB x UNIT stay in the L1 cache, and only
-// the SUBs on the diagonal or at the edge of the window pay for masks.
+// The rows of an item are the queries of a block times the query heads that share a KV head, [query][head]. They are
+// worked on SUB at a time: logits and weights of SUB x UNIT stay in the L1 cache, and only the SUBs on the diagonal or
+// at the edge of the window pay for masks. Where a query sees different keys under different rotations, each is a row
+// of its own; `focus` says whose turn it is, and `merge` makes one of them in the end.
 #pragma once
 
 #include "flash_prefill/pack.h"
@@ -46,16 +47,34 @@ template <class T> class Rows {
         positions[count++] = (int32_t)position;
     }
 
-    // After the last row has been added.
+    int64_t size() const { return count; }
+
+    // After the last row has been added. All of them attend, until `focus` says otherwise.
     void start() {
+        focus(0, count);
         const int64_t all = (count + sub - 1) / sub * sub + SUB - sub;
         std::fill_n(sums.get(), all * layout.dim, 0.f);
         std::fill_n(totals.get(), all * LANES, 0.f);
         std::fill_n(largest.get(), all, LOWEST);
     }
 
+    // Rows [first, stop) attend to the pieces that follow.
+    void focus(int64_t first, int64_t stop) {
+        begin = first;
+        end = stop;
+    }
+
     void attend(const Piece<E> &piece) {
-        for (int64_t row = 0; row < count; row += sub) attend(piece, row, std::min<int64_t>(sub, count - row));
+        for (int64_t row = begin; row < end; row += sub) attend(piece, row, std::min<int64_t>(sub, end - row));
+    }
+
+    // Row `row` as if it had also seen what `other` has.
+    void merge(int64_t row, int64_t other) {
+        const float top = std::max(largest[row], largest[other]);
+        const f32x16 kept = exp2_16(broadcast(largest[row] - top)), added = exp2_16(broadcast(largest[other] - top));
+        blend(&sums[row * layout.dim], &sums[other * layout.dim], kept, added, layout.dim);
+        blend(&totals[row * LANES], &totals[other * LANES], kept, added, LANES);
+        largest[row] = top;
     }
 
     void finish(int64_t row, T *out, float *lse) const {
@@ -72,7 +91,8 @@ template <class T> class Rows {
     }
 
     void attend(const Piece<E> &piece, int64_t row, int64_t rows) {
-        const int64_t first = positions[row], last = positions[row + rows - 1];
+        const auto [lowest, highest] = std::minmax_element(&positions[row], &positions[row] + rows);
+        const int64_t first = *lowest, last = *highest;
         if (piece.lowest > last || piece.highest <= first - rules.window) return;
         int64_t width = piece.width;
         if (piece.tokens == nullptr) width = std::min(width, (last - piece.lowest) / 32 * 32 + 32);
@@ -81,6 +101,8 @@ template <class T> class Rows {
         if (rules.softcap > 0) cap(rows, width);
         if (piece.highest > first || piece.lowest <= last - rules.window) mask(piece, row, rows, width);
         for (int64_t r = 0; r < rows; r += LANES) weigh(row, r, (int)std::min<int64_t>(LANES, rows - r), width);
+        // The matrix unit adds to whole tiles of rows: those behind the last one may be others', which see nothing here.
+        if (rules.matrix_unit && rows < SUB) std::fill_n(&weights[rows * UNIT], (SUB - rows) * UNIT, E{});
         multiply<E>({{weights.get(), UNIT}, {piece.values, layout.dim}, {sums.get() + row * layout.dim, layout.dim},
                      rows, layout.dim, width, true}, rules.matrix_unit);
     }
@@ -158,10 +180,14 @@ template <class T> class Rows {
         for (int64_t i = 0; i < n; i += LANES) store16(x + i, load16(x + i) * factor);
     }
 
+    static void blend(float *x, const float *y, f32x16 kept, f32x16 added, int64_t n) {
+        for (int64_t i = 0; i < n; i += LANES) store16(x + i, load16(x + i) * kept + load16(y + i) * added);
+    }
+
     const Rules rules;
     const Layout<T> layout;
     const int64_t sub, padded;
-    int64_t count = 0;
+    int64_t count = 0, begin = 0, end = 0;
     Buffer<E> queries;                // [rows][depth]
     Buffer<float> sums, totals, largest;  // [rows][dim], [rows][LANES] partial sums of weights, [rows]
     Buffer<int32_t> positions;

@@ -37,6 +37,7 @@ def samples() -> dict[str, tuple[object, ...]]:
         "lse_merge": (torch.randn(3, 2, 4, 16), torch.randn(3, 2, 4)),
         "gathered_prefill": (q[:, None], cache, cache, tokens, ints, ints, 4, 0.25),
         "block_sparse_prefill": (q[:, None], cache, cache, tiles, ints, ints, 4, 32, 0.25),
+        "span_prefill": (q[:, None], cache, cache, torch.zeros(2, 1, 1, 1, 3).int(), ints, ints, table, table, 0.25),
         "tree_attention": (q[:, None], cache, cache, torch.ones(2, 1).long(), ints, 0.25),
         "select_top": (q, torch.randn(2, 7, 16), 3, ints, 0),
         "ema_scan": (torch.randn(2, 3, 16), torch.rand(2, 3), torch.zeros(2, 16)),

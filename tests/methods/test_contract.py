@@ -175,7 +175,8 @@ def test_attention_work_of_prefill_falls_below_the_dense_one(name):
         method, config = at_budget(which)
         with counting() as counter, method.attach(tiny_model(), config) as generator:
             list(generator.generate([request("a", 8 * BUDGET, new=1)], RequestMeter()))
-        kinds = ("flash_prefill", "flash_decode", "gathered_prefill", "block_sparse_prefill", "vertical_slash_prefill")
+        sparse = ("gathered_prefill", "block_sparse_prefill", "vertical_slash_prefill", "span_prefill")
+        kinds = ("flash_prefill", "flash_decode", *sparse)
         return sum(counter.costs[kind].flops for kind in kinds if kind in counter.costs)
 
     assert flops(name) < 0.6 * flops("dense")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.counting import counting
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
-from suite.methods.attention.selection import count_read
+from suite.methods.attention.selection import Shared, Site, count_read
 from suite.models.attention import DenseAttention, Step
 from suite.models.rope import Rope, rotate
 from tests.methods.support import CONFIG, LargestTensor, logits_of, project, run_layer, selected, tiny_model
@@ -63,6 +63,45 @@ def test_matches_the_cards_pseudocode_token_by_token(chunk):
         for head in range(CONFIG.heads):
             expected, _ = naive_token(q, k, v, j, head, SMALL)
             torch.testing.assert_close(out[0, j, head], expected, atol=1e-5, rtol=1e-4)
+
+
+def naive_slots(q: Tensor, k: Tensor, v: Tensor, best: Tensor, seen: Tensor, config: LongHeadsConfig) -> Tensor:
+    """fp64 rows q [T, H, D] over raw keys [C, G, D], re-numbered in their lists: `seen` tokens, `best` chunks."""
+    (cos, sin), w, out = Rope(CONFIG.rope, CONFIG.head_dim).tables(1024), config.chunk, torch.zeros_like(q)
+    for t, tokens in enumerate(seen.tolist()):
+        full = tokens // w
+        for head in range(CONFIG.heads):
+            chunks = [0, *best[t, head].tolist(), full - 1]
+            picked = torch.cat([torch.arange(c * w, c * w + w) for c in chunks] + [torch.arange(full * w, tokens)])
+            places, own = torch.arange(len(picked)), len(picked) - 1
+            turned = rotate(k[picked, head // CONFIG.group], cos[places].double(), sin[places].double())
+            query = rotate(q[t, head], cos[own].double(), sin[own].double())
+            weights = torch.softmax(turned @ query * CONFIG.head_dim**-0.5, dim=0)
+            out[t, head] = weights @ v[picked, head // CONFIG.group]
+    return out
+
+
+def test_prefill_kernel_agrees_with_naive_rows_and_shortcuts_do_not():
+    """150 tokens of which the last 80 choose for themselves; every shortcut is far outside the tolerance."""
+    q, k, v = (x[0] for x in project(150))
+    seen = torch.arange(71, 151, dtype=torch.int32)
+    best = torch.stack([torch.stack([torch.randperm(int(n) // W - 2)[:5].sort().values + 1 for _ in range(4)])
+                        for n in seen])  # fmt: skip
+    expected = naive_slots(q[70:].double(), k.double(), v.double(), best, seen, SMALL)
+    cos, sin = Rope(CONFIG.rope, CONFIG.head_dim).tables(1024)
+    stored = rotate(k, cos[torch.arange(150) % W][:, None], sin[torch.arange(150) % W][:, None])
+    keys, values = stored.transpose(0, 1)[None].contiguous(), v.transpose(0, 1)[None].contiguous()
+
+    def error(spans: Tensor) -> float:
+        site = Site(keys, values, 70, cos, sin, CONFIG.head_dim**-0.5)
+        return float((Shared(spans).attend(q[70:], site)[0].double() - expected).abs().max())
+
+    spans = fill_slots(slot_template(seen, W, 5, 4, own=True), best, W)
+    original = torch.where(spans[..., 1] > spans[..., 0], (seen - 1)[:, None, None] - spans[..., 0], 0)
+    assert error(spans) < 1e-5
+    assert error(torch.cat((spans[..., :2], original[..., None]), dim=-1)) > 1e-2  # positions of the text
+    assert error(spans[:, :1].contiguous()) > 1e-2  # one selection for all heads
+    assert error(fill_slots(slot_template(seen, W, 5, 4, own=False), best, W)) > 1e-2  # not attending to itself
 
 
 def test_representation_is_the_two_stage_value():
@@ -156,7 +195,7 @@ def test_attention_flops_grow_linearly_and_nothing_has_the_size_of_a_dense_map()
         q, k, v = project(tokens)
         with counting() as counter, LargestTensor() as largest:
             run(q, k, v, SMALL, 64)
-        return counter.costs["flash_decode"].flops, largest.elements
+        return counter.costs["span_prefill"].flops, largest.elements
 
     short, _ = measure(512)
     long, elements = measure(1024)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kernels.select_top import select_top
 from suite.methods.attention.base import AttentionMethod, grow
-from suite.methods.attention.selection import Selection
+from suite.methods.attention.selection import Selection, Shared
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
@@ -111,25 +111,28 @@ class LongHeads(AttentionMethod):
         index.reps[:, first:full] = fresh.transpose(0, 1)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        return self._choose(layer, q[None], row, torch.tensor([step.stops[row]], dtype=torch.int32), step, own=True)
+        seen, reps = torch.tensor([step.stops[row]], dtype=torch.int32), self._reps(layer, row, step)
+        spans = self._choose(q[None], reps, row, seen, step, own=True)
+        return Selection(spans, index_bytes=reps.numel() * reps.element_size())
 
-    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Selection:
+    def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Shared:
         seen = torch.arange(first + 1, first + 1 + len(q), dtype=torch.int32)
-        return self._choose(layer, q, row, seen, step, own=not self._config.strict_release)
+        reps = self._reps(layer, row, step)
+        return Shared(self._choose(q, reps, row, seen, step, own=not self._config.strict_release))
 
-    def _choose(self, layer: int, q: Tensor, row: int, seen: Tensor, step: Step, *, own: bool) -> Selection:
-        """Rows q [T, H, D], not rotated, having seen `seen` [T] tokens each (their own included)."""
-        w, chunks = self._config.chunk, step.stops[row] // self._config.chunk
-        reps = self._index[layer][row].reps[:, :chunks]
+    def _reps(self, layer: int, row: int, step: Step) -> Tensor:
+        """Of all full chunks, [H, chunks, D]."""
+        return self._index[layer][row].reps[:, : step.stops[row] // self._config.chunk]
+
+    def _choose(self, q: Tensor, reps: Tensor, row: int, seen: Tensor, step: Step, *, own: bool) -> Tensor:
+        """Spans of the rows q [T, H, D], not rotated, having seen `seen` [T] tokens each (their own included)."""
+        w = self._config.chunk
         selections = self._model.kv_heads if self._config.selection == "per_kv_head" else self._model.heads
         last, template = step.shared(
             f"longheads/{row}",
             lambda: (seen // w - 1, slot_template(seen, w, self._chosen, selections, own=own)),
         )
-        return Selection(
-            fill_slots(template, self._best(q, reps, last, selections), w),
-            index_bytes=reps.numel() * reps.element_size(),
-        )
+        return fill_slots(template, self._best(q, reps, last, selections), w)
 
     def _best(self, q: Tensor, reps: Tensor, last: Tensor, selections: int) -> Tensor:
         """The chunks [T, S, k] that rows q [T, H, D] read besides the first and the last full ones, ascending."""

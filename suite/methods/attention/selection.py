@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import flash_decode, flash_prefill, gathered_prefill, lse_merge
+from kernels import flash_decode, flash_prefill, gathered_prefill, lse_merge, span_prefill
 from kernels import rope as rope_kernel
 from kernels.block_sparse_prefill import VerticalSlash, block_sparse_prefill, vertical_slash_prefill
 
@@ -81,6 +81,21 @@ class Selection:
         """Row by row: exact for any spans, but nothing is shared between rows."""
         rows = torch.zeros(len(q), dtype=torch.int32)
         return _read(q, site.keys, site.values, self.spans, rows, site)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Spans [T, S, n, 3] as in `Selection`, no later than their query, many of which begin at the same slots."""
+
+    spans: Tensor
+
+    def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+        """The result of `Selection`; rows that read the same span load it once."""
+        out, lse = span_prefill.span_prefill(
+            q[None], site.keys, site.values, self.spans[None], [site.first], [len(q)],
+            cos=site.cos, sin=site.sin, scale=site.scale, softcap=site.softcap,
+        )  # fmt: skip
+        return out[0], lse[0]
 
 
 @dataclass(frozen=True)
