@@ -1,15 +1,15 @@
 """LongHeads' claims: recall far beyond the trained length on the lab model, and cost per token against cache length.
 
 The recall grid is the small experiment of the card; its columns are the plain model, sinks + recent window, LongHeads,
-and LongHeads with random chunks as the control at the same budget. The cost curve decodes the default model over a
-cache filled synthetically (prefilling 64K tokens on a CPU would take many minutes), whose keys and chunk index have the
-real shapes and sizes.
+and LongHeads with random chunks as the control at the same budget. The cost curves decode with the
+default model, and read 512 more tokens of a prompt, over a cache filled synthetically (prefilling 64K tokens on a CPU
+would take many minutes), whose keys and chunk index have the real shapes and sizes.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from suite.methods.attention.selection import Selection
 from suite.methods.attention.streaming import Streaming, StreamingConfig
 from suite.methods.base import Claim
 from suite.models.attention import DenseAttention, Step
+from suite.models.generation import PREFILL_CHUNK
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 from workloads.schema import Request
@@ -42,7 +43,8 @@ LENGTHS = (128, 256, 512, 1024)
 LAB = LongHeadsConfig(chunk=8, attention_length=128)
 SERVED = LongHeadsConfig(chunk=64, attention_length=1024)
 CACHE_LENGTHS = (2048, 8192, 32768, 65536)
-ROUNDS = 15  # timed decode steps per method and cache length
+ROUNDS = 15  # timed passes per method and cache length
+PASS_LENGTHS = (2048, 4096, 8192, 16384)
 PASSKEYS, PASSKEY_TOKENS = 10, 2048
 
 
@@ -88,11 +90,12 @@ class LongHeadsExperiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        flat, plain, passkey, cost, memory = LongHeads.card.claims
+        flat, plain, passkey, cost, prefill, memory = LongHeads.card.claims
         yield from self._recall(bench, flat, plain)
         model = load_model("smollm2-135m", "bf16")
         yield self._passkey(bench, model, passkey)
-        yield self._cost(bench, model, cost)
+        yield self._cost(bench, model, cost, CACHE_LENGTHS, 1)
+        yield self._cost(bench, model, prefill, PASS_LENGTHS, PREFILL_CHUNK)
         yield self.finding(memory, None, "needs a GPU and a 7B model", reason="no GPU here, and the model does not fit")
 
     def _recall(self, bench: Workbench, flat: Claim, plain: Claim) -> Iterator[Finding]:
@@ -132,12 +135,13 @@ class LongHeadsExperiment(Experiment):
         reason = "" if estimate else "the dense model retrieves no key at this length"
         return self.finding(claim, estimate, conditions, null=by_recency, reason=reason, details={"scores": scores})
 
-    def _cost(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        curve = {length: step_times(model, length, bench) for length in CACHE_LENGTHS}
-        first, last = curve[CACHE_LENGTHS[0]], curve[CACHE_LENGTHS[-1]]
+    def _cost(self, bench: Workbench, model: LanguageModel, claim: Claim, lengths: Sequence[int], new: int) -> Finding:
+        """Passes of `new` tokens behind caches of these lengths."""
+        curve = {length: step_times(model, length, bench, new) for length in lengths}
+        first, last = curve[lengths[0]], curve[lengths[-1]]
         dense = ratio_of_means(last["dense"], first["dense"])
         conditions = (
-            f"smollm2-135m bf16, synthetic cache, {bench.threads} threads, "
+            f"smollm2-135m bf16, synthetic cache, {new} new tokens, {bench.threads} threads, "
             f"w={SERVED.chunk}, A={SERVED.attention_length}; dense grows {dense.value if dense else 0:.2f}x"
         )
         estimate = ratio_of_means(last["longheads"], first["longheads"])
@@ -176,15 +180,15 @@ def _note_choices(recall: Recall, watched: Watched, needle: int) -> None:
         recall.jaccard.append(statistics.fmean(len(a & b) / len(a | b) for a, b in pairs))
 
 
-def step_times(model: LanguageModel, tokens: int, bench: Workbench) -> dict[str, list[float]]:
-    """Milliseconds of single decode steps over a cache of `tokens` tokens, dense and LongHeads interleaved."""
+def step_times(model: LanguageModel, tokens: int, bench: Workbench, new: int = 1) -> dict[str, list[float]]:
+    """Milliseconds of passes of `new` tokens behind a cache of `tokens`, dense and LongHeads interleaved."""
     bench.tick(f"filling caches of {tokens} tokens")
     method = LongHeads()
     method.begin_batch(model.config, SERVED, 1)
     attentions = {"dense": DenseAttention(model.config), "longheads": SelectedAttention(model.config, method)}
-    cache = filled_cache(model, tokens, 1, partial(index_piece, model, method))
-    bench.tick(f"decoding over {tokens} tokens")
-    return race_steps(model, cache, attentions, ROUNDS)
+    cache = filled_cache(model, tokens, new, partial(index_piece, model, method))
+    bench.tick(f"timing {new} new tokens behind {tokens}")
+    return race_steps(model, cache, attentions, ROUNDS, new=new)
 
 
 def index_piece(model: LanguageModel, method: LongHeads, step: Step, layer: int, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Decode steps over caches that are filled with random keys and values: prefilling 120K tokens would take hours here.
+"""Passes over caches that are filled with random keys and values: prefilling 120K tokens would take hours here.
 
 Shapes and sizes are the real ones, so times are; what is selected means nothing.
 """
@@ -37,9 +37,15 @@ def filled_cache(model: LanguageModel, tokens: int, room: int, learn: Learn) -> 
 
 
 def race_steps(
-    model: LanguageModel, cache: KVCache, attentions: Mapping[str, Attention], rounds: int, *, grow: bool = False
+    model: LanguageModel,
+    cache: KVCache,
+    attentions: Mapping[str, Attention],
+    rounds: int,
+    *,
+    new: int = 1,
+    grow: bool = False,
 ) -> dict[str, list[float]]:
-    """Milliseconds of single decode steps, all attentions in turn at one place; the first round warms up.
+    """Milliseconds of passes of `new` tokens, all attentions in turn at one place; the first round warms up.
 
     With `grow` every round stands one token further than the last, as in generation.
     """
@@ -47,7 +53,7 @@ def race_steps(
     with torch.inference_mode():
         for turn in range(rounds + 1):
             for name, attention in attentions.items():
-                elapsed = _step_ms(model, cache, attention)
+                elapsed = _step_ms(model, cache, attention, new)
                 if turn:
                     times[name].append(elapsed)
             if grow:
@@ -55,11 +61,12 @@ def race_steps(
     return times
 
 
-def _step_ms(model: LanguageModel, cache: KVCache, attention: Attention) -> float:
-    """One decode step; the cache is put back to what it was."""
+def _step_ms(model: LanguageModel, cache: KVCache, attention: Attention, new: int) -> float:
+    """One pass of `new` tokens; the cache is put back to what it was."""
     length = cache.lengths[0]
+    tokens = torch.ones(1, new, dtype=torch.long)
     start = time.perf_counter()
-    model.decoder(torch.tensor([[1]]), cache, attention)
+    model.decoder(tokens, cache, attention)
     elapsed = (time.perf_counter() - start) * 1e3
     cache.truncate(0, length)
     return elapsed

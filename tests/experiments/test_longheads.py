@@ -68,7 +68,8 @@ def test_a_filled_cache_has_the_index_a_prefill_would_build(small):
     assert (reps.abs().amax(dim=(0, 2)) > 0).all()
 
 
-def test_step_times_are_taken_interleaved_for_both(small):
-    times = step_times(tiny_model(), 250, BENCH)
+@pytest.mark.parametrize("new", [1, 20])
+def test_step_times_are_taken_interleaved_for_both(small, new):
+    times = step_times(tiny_model(), 250, BENCH, new)
     assert set(times) == {"dense", "longheads"}
     assert all(len(values) == 2 and min(values) > 0 for values in times.values())
