@@ -25,6 +25,15 @@ app = typer.Typer(
 kernels = typer.Typer(no_args_is_help=True, help="Kernels: their contract, their speed, their machine code.")
 app.add_typer(kernels, name="kernels")
 
+engines = typer.Typer(no_args_is_help=True, help="Engines: the environments they run in.")
+app.add_typer(engines, name="engines")
+
+
+@engines.callback()
+def _engines() -> None:
+    """Keeps `install` a command of its own name while it is the only one."""
+
+
 Store = Annotated[
     Path | None, typer.Option("--store", help="Results file (default results/suite.sqlite, or $SUITE_STORE).")
 ]
@@ -280,6 +289,14 @@ def doctor(store: Store = None, json: Json = False) -> int:
 
 
 Ops = Annotated[list[str] | None, typer.Option("--op", help="Only this op; repeatable. `suite list kernels`.")]
+
+
+@engines.command("install", epilog="Example: python -m suite engines install vllm")
+def engines_install(engine: Annotated[str, typer.Argument(help="vllm.")]) -> int:
+    """Make an engine's own environment in the user's cache: vLLM's CPU build, or plain vLLM beside an NVIDIA driver."""
+    from suite.commands import engines as command
+
+    return command.install(engine)
 
 
 @kernels.command("check", epilog="Example: python -m suite kernels check --op flash_decode")

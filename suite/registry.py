@@ -149,7 +149,11 @@ MODELS = Registry(
 
 ENGINES = Registry(
     "engine",
-    (Entry("native", "suite.engines.native:NativeEngine", "in process", "the suite's own decoder and kernels"),),
+    (
+        Entry("native", "suite.engines.native:NativeEngine", "library", "the suite's own decoder and kernels"),
+        Entry("transformers", "suite.engines.transformers:TransformersEngine", "library", "generate with a KV cache"),
+        Entry("vllm", "suite.engines.vllm:VllmEngine", "library", "vLLM's LLM, in an environment of its own"),
+    ),
 )
 
 EXPERIMENTS = Registry(

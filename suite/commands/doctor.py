@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,8 +79,11 @@ def _gpu() -> Check:
 
 
 def _vllm() -> Check:
-    found = importlib.util.find_spec("vllm") is not None
-    return Check("vLLM", True, "importable" if found else "not installed: the native engine serves")
+    from suite.engines import vllm_environment
+
+    here = vllm_environment.installed()
+    found = f"installed, in {vllm_environment.folder()}" if here else "not installed"
+    return Check("vLLM", here, found, "" if here else "python -m suite engines install vllm")
 
 
 def _model() -> Check:

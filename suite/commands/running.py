@@ -11,6 +11,7 @@ from suite.commands.output import interval, number, print_json, progress_bar, st
 from suite.commands.reporting import check_writable, write_report
 from suite.commands.stores import open_store
 from suite.commands.wishes import RunOptions
+from suite.engines import native
 from suite.errors import NothingMeasuredError
 from suite.harness import machine, threads
 from suite.harness.budget import fit
@@ -18,7 +19,7 @@ from suite.harness.measurement import Calibration, UnitResult
 from suite.harness.plan import Plan, load_contenders, plan
 from suite.harness.runner import Bench, Outcome, pending, run_blocks, start_sweep
 from suite.harness.store import Store
-from suite.registry import ENGINES, WORKLOADS
+from suite.registry import WORKLOADS
 
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
@@ -46,7 +47,7 @@ def _measure(planned: Plan, sweep: str | None, store: Store, output: Path, as_js
     console = stderr()
     count = planned.engine.threads or threads.choose_threads()
     with console.status(f"loading {planned.model.name}"):
-        model = ENGINES.load(planned.engine.name)().load(planned.model, count)
+        model = native.load(planned.model, count)
         planned, contenders = load_contenders(planned, model)
     calibration = ensure_calibration(store, count, console)
     if sweep is None:

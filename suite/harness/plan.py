@@ -101,6 +101,10 @@ class Plan(Spec):
 def plan(wishes: Wishes) -> Plan:
     """The validated plan. With a budget its limits are upper bounds until `budget.fit` has chosen them."""
     _ = ENGINES[wishes.engine]  # raises with a suggestion, as the look-ups of the other names do
+    if wishes.engine != "native":
+        raise InputError(
+            f"`run` measures methods, which only the native engine can hold, not {wishes.engine}; use --engine native."
+        )
     check_model(wishes.model)
     limit, budget_s = _limit(wishes.limit), parse_budget(wishes.budget)
     if limit is None and budget_s is None:

@@ -76,6 +76,7 @@ class Slot:
 
     request: Request
     prompt: EncodedPrompt
+    eos_ids: tuple[int, ...]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -97,8 +98,17 @@ def generate(
 
     Requests with a `target` are teacher-forced on the decode path.
     """
-    slots = [Slot(request, model.encode(request)) for request in requests]
-    sampler = Sampler(requests)
+    slots = [Slot(request, model.encode(request), model.config.eos_ids) for request in requests]
+    for _ in steps(model, attention, slots, meter, prefill_chunk):
+        pass
+    yield from (_completion(model, slot, meter) for slot in slots)
+
+
+def steps(
+    model: LanguageModel, attention: Attention, slots: Sequence[Slot], meter: Meter, prefill_chunk: int
+) -> Iterator[None]:
+    """Runs the slots' prompts as one batch; comes back after every token step."""
+    sampler = Sampler([slot.request for slot in slots])
     # A row that has ended goes on until the batch does, so its cache grows with the longest of the others.
     longest = max(len(slot.prompt.ids) for slot in slots) + max(slot.limit for slot in slots)
     cache = model.decoder.new_cache(len(slots), attention.capacity(longest))
@@ -108,13 +118,14 @@ def generate(
         logits = _prefill(model, attention, cache, slots, meter, prefill_chunk)
         meter.phase("decode")
         while _take(model, sampler(logits), logits, slots, meter):
+            yield
             last = torch.tensor([[slot.tokens[-1]] for slot in slots])
             active = [int(slot.stop_reason is None) for slot in slots]
             meter.step(sum(active), max(cache.seen) + 1)
             logits = model.decoder(last, cache, attention)
     if meter.counting:
         meter.resident(cache.live_bytes() + attention.kv_bytes(), attention.index_bytes())
-    yield from (_completion(model, slot, meter) for slot in slots)
+    yield
 
 
 def _prefill(
@@ -165,7 +176,7 @@ def _take(model: LanguageModel, drawn: Sequence[int], logits: Tensor, slots: Seq
 def _stopped(model: LanguageModel, slot: Slot) -> StopReason | None:
     if slot.prompt.target_ids:
         return "scored" if len(slot.tokens) == slot.limit else None
-    if slot.tokens[-1] in model.config.eos_ids:
+    if slot.tokens[-1] in slot.eos_ids:
         return "eos"
     if _reached_stop(model, slot):
         return "stop"

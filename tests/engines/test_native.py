@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from suite.engines.base import Engine
+from suite.engines import native
 from suite.models import loaders
-from suite.registry import ENGINES
 from suite.spec import ModelSpec
 
 
@@ -20,11 +19,9 @@ def _restore_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_registered_engine_loads_a_model_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_engine_loads_a_model_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(loaders, "load_model", lambda name, dtype: asked.append((name, dtype)) or "model")
-    engine: Engine = ENGINES.load("native")()
-    assert engine.name == "native"
-    assert engine.load(ModelSpec(name="m", dtype="fp32"), threads=1) == "model"
+    assert native.load(ModelSpec(name="m", dtype="fp32"), threads=1) == "model"
     assert asked == [("m", "fp32")]
     assert torch.get_num_threads() == 1

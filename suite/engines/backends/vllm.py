@@ -1,0 +1,61 @@
+"""vLLM's `LLM` in this process, stepped by hand so that every token has its time. Runs in vLLM's own environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from vllm import LLM, SamplingParams
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+
+
+class VllmBackend:
+    """All prompts are added at once; the engine's scheduler batches them. No prefix cache: repeats stay fresh."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._llm = LLM(
+            settings["directory"], dtype=_DTYPES[settings["dtype"]], max_model_len=settings["window"],
+            enable_prefix_caching=False, disable_log_stats=False, skip_tokenizer_init=True,
+        )  # fmt: skip
+        self._calls = 0
+
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int]]:
+        """One event per prompt and step."""
+        engine, self._calls = self._llm.llm_engine, self._calls + 1
+        for number, prompt in enumerate(prompts):
+            engine.add_request(
+                f"{self._calls}/{number}", {"prompt_token_ids": prompt["ids"]}, sampling_parameters(prompt)
+            )
+        done = [0] * len(prompts)
+        while engine.has_unfinished_requests():
+            outputs = engine.step()
+            now = time.perf_counter_ns()
+            for output in outputs:
+                number = int(output.request_id.split("/")[1].split("-")[0])
+                ids = list(output.outputs[0].token_ids)
+                if len(ids) > done[number]:
+                    yield number, ids[done[number] :], now
+                    done[number] = len(ids)
+
+    def metrics(self) -> dict[str, float]:
+        """Gauges and counters by their names without the `vllm:` prefix."""
+        return {
+            metric.name.removeprefix("vllm:"): float(metric.value)
+            for metric in self._llm.get_metrics()
+            if hasattr(metric, "value")
+        }
+
+
+def sampling_parameters(prompt: dict[str, Any]) -> SamplingParams:
+    """The same sampling in vLLM's words; text is never made, so ids alone end a prompt."""
+    return SamplingParams(
+        temperature=prompt["temperature"], top_k=prompt["top_k"], top_p=prompt["top_p"], seed=prompt["seed"],
+        max_tokens=prompt["max_new_tokens"], stop_token_ids=prompt["eos_ids"], ignore_eos=True, detokenize=False,
+    )  # fmt: skip
+
+
+def make(settings: dict[str, Any]) -> VllmBackend:
+    """The engine, with the model loaded."""
+    return VllmBackend(settings)

@@ -1,0 +1,52 @@
+"""A library as an engine in a child process: `python -m suite.engines.worker FD BACKEND SETTINGS`.
+
+The parent writes one JSON line per call into the socket FD and reads one per event back. Imports nothing but the
+standard library and the one backend, so it also runs in an environment that has none of the suite's dependencies.
+`SETTINGS` is JSON: model, directory, dtype, threads, window. Stamps are `time.perf_counter_ns()`, which on Linux is one
+clock for all processes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+Event = tuple[int, list[int], int]
+"""(prompt number, token ids, time stamp)."""
+
+
+class Backend(Protocol):
+    """What a module of `suite.engines.backends` makes from the settings with its `make`."""
+
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+def serve(connection: socket.socket, backend: Backend) -> None:
+    """Answers until the parent closes the socket."""
+    stream = connection.makefile("rw", encoding="utf-8")
+
+    def send(document: dict[str, Any]) -> None:
+        stream.write(json.dumps(document) + "\n")
+        stream.flush()
+
+    send({"ready": True})
+    for line in stream:
+        call = json.loads(line)
+        if call["call"] == "metrics":
+            send({"metrics": backend.metrics()})
+            continue
+        for index, ids, ns in backend.stream(call["prompts"]):
+            send({"chunk": [index, ids, ns]})
+        send({"end": True})
+
+
+if __name__ == "__main__":
+    descriptor, module, settings = sys.argv[1:]
+    made: Backend = importlib.import_module(f"suite.engines.backends.{module}").make(json.loads(settings))
+    serve(socket.socket(fileno=int(descriptor)), made)

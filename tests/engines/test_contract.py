@@ -1,0 +1,153 @@
+"""What every engine does, asked of real child processes.
+
+The model is the committed lab model, except for vLLM: its CPU attention has no kernel for heads of 16. It gets SmolLM2.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from suite.engines import vllm_environment
+from suite.engines.base import Engine, EngineError, EngineModel, Limits, Prompt
+from suite.engines.native import NativeEngine
+from suite.models.loaders import pinned
+from suite.models.loaders.lab import CHECKPOINTS
+from suite.registry import ENGINES
+
+LAB = EngineModel("lab-recall", str(CHECKPOINTS / "lab-recall"), "fp32", 128)
+PROMPTS = [Prompt(tuple(range(1, 20)), 8), Prompt(tuple(range(3, 10)), 6)]
+LIMITS = Limits(start_s=240, generate_s=60)
+PARENT = """
+import sys, time
+from suite.engines.native import NativeEngine
+from tests.engines.test_contract import LAB
+engine = NativeEngine(LAB, 1)
+engine.start()
+print(*[process.pid for process in engine._child.processes()], flush=True)
+time.sleep(60)
+"""
+
+
+def _model(engine: str) -> EngineModel:
+    if engine != "vllm":
+        return LAB
+    return EngineModel(pinned.NAME, str(pinned.ensure()), "fp32", 2048)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.model) if name == "vllm" else name for name in ENGINES],
+)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "vllm" and not vllm_environment.installed():
+        pytest.skip("vLLM's environment is not installed (python -m suite engines install vllm)")
+    with ENGINES.load(request.param)(_model(request.param), 1, LIMITS) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> list[list[int]]:
+    with NativeEngine(engine.model, 1, LIMITS) as native:
+        return [output.token_ids for output in native.generate(PROMPTS)]
+
+
+def test_greedy_tokens_are_those_of_the_native_decoder(engine: Engine, expected: list[list[int]]) -> None:
+    assert [output.token_ids for output in engine.generate(PROMPTS)] == expected
+
+
+def test_every_token_has_a_time_after_the_start(engine: Engine) -> None:
+    before = time.perf_counter_ns()
+    for output in engine.generate(PROMPTS):
+        stamps = [before, output.start_ns, *output.token_ns, time.perf_counter_ns()]
+        assert stamps == sorted(stamps)
+        assert len(output.token_ns) == len(output.token_ids)
+        assert output.token_ns[-1] > output.token_ns[0]
+
+
+def test_an_end_token_ends_its_prompt_and_no_other(engine: Engine, expected: list[list[int]]) -> None:
+    end = expected[0][1]
+    first, second = engine.generate([Prompt(prompt.ids, prompt.max_new_tokens, (end,)) for prompt in PROMPTS])
+    assert first.token_ids == expected[0][:2]
+    stop = expected[1].index(end) + 1 if end in expected[1] else len(expected[1])
+    assert second.token_ids == expected[1][:stop]
+
+
+def test_it_is_ready_and_its_memory_is_its_own(engine: Engine) -> None:
+    assert engine.ready()
+    assert (engine.peak_memory_bytes() or 0) > 50e6
+
+
+def test_a_hung_engine_is_ended_within_its_limit_and_5_s() -> None:
+    engine = NativeEngine(LAB, 1, Limits(60, 1))
+    engine.start()
+    pids = _pids(engine)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(EngineError, match="timed out") as caught:
+        engine.generate(PROMPTS)
+    assert caught.value.kind == "timed out"
+    assert time.monotonic() - start < 1 + 5
+    assert not any(map(_runs, pids))
+
+
+def test_a_killed_engine_has_died() -> None:
+    engine = NativeEngine(LAB, 1, LIMITS)
+    engine.start()
+    for pid in _pids(engine):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineError) as caught:
+        engine.generate(PROMPTS)
+    assert caught.value.kind == "died"
+    assert not engine.ready()
+
+
+def test_an_engine_that_cannot_start_says_why() -> None:
+    engine = NativeEngine(EngineModel("no-such-model", "", "fp32", 128), 1, LIMITS)
+    with pytest.raises(EngineError, match="unknown model") as caught, engine:
+        pass
+    assert caught.value.kind == "did not start"
+
+
+def test_too_few_tokens_are_wrong_output() -> None:
+    class Lazy(NativeEngine):
+        def stream(self, prompts):  # the real stream, one token short
+            return iter(list(super().stream(prompts))[:-1])
+
+    with Lazy(LAB, 1, LIMITS) as engine, pytest.raises(EngineError) as caught:
+        engine.generate(PROMPTS)
+    assert caught.value.kind == "wrong output"
+
+
+def test_an_engine_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert pids
+    deadline = time.monotonic() + 5
+    while any(map(_runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_runs, pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _pids(engine: NativeEngine) -> list[int]:
+    assert engine._child is not None
+    return [process.pid for process in engine._child.processes()]
