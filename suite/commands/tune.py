@@ -16,6 +16,7 @@ from suite.commands.reporting import check_writable
 from suite.commands.running import model_cost
 from suite.commands.stores import open_store
 from suite.commands.wishes import RunOptions
+from suite.engines import native
 from suite.errors import InputError, NothingMeasuredError, UnitError
 from suite.harness import threads
 from suite.harness.contender import Contender
@@ -23,7 +24,7 @@ from suite.harness.measurement import UnitResult
 from suite.harness.options import method_config, normalised
 from suite.harness.plan import Plan, contender_id, load_contenders, plan
 from suite.harness.runner import Bench, InterruptedSweepError, run_blocks, start_sweep
-from suite.registry import ENGINES, METHODS
+from suite.registry import METHODS
 from suite.spec import MethodSpec
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def tune(options: TuneOptions, store_file: Path | None, as_json: bool) -> int:
     with open_store(store_file) as store:
         count = planned.engine.threads or threads.choose_threads()
         with stderr().status(f"loading {planned.model.name}"):
-            model = ENGINES.load(planned.engine.name)().load(planned.model, count)
+            model = native.load(planned.model, count)
             planned, contenders = load_contenders(planned, model)
         track = Track(planned, Bench(model, contenders, store, count, model_cost(model)))
         tuning.search(study, space, options.trials, _measure(track, objectives, options.keep_score), _progress(options))

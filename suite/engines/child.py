@@ -61,15 +61,19 @@ class Child:
 
     def stop(self) -> None:
         """Asks the group to end, then ends it. A stopped (SIGSTOP) process is ended too."""
+        processes = list(self.processes())
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
         self.kill()
+        psutil.wait_procs(processes, _GRACE_S)
 
     def kill(self) -> None:
-        """Ends the group at once; returns when its leader is gone. The log of an engine that ended well is removed."""
+        """Ends the group at once; returns when all of it is gone."""
+        processes = list(self.processes())
         self._signal(signal.SIGKILL)
         self._process.wait()
+        psutil.wait_procs(processes, _GRACE_S)
         if self._process.stdin is not None:
             self._process.stdin.close()
 
