@@ -1,7 +1,6 @@
 """Causal attention of many new tokens on the GPU: flash attention 2 (Dao, arXiv 2307.08691), forward only.
 
-A program owns a tile of query positions of one head and walks the keys that some of them see. Tiles that every query
-of the program sees whole pay for no mask.
+A program owns a tile of query positions of one head and walks the keys that some of them see.
 """
 
 # No `from __future__ import annotations`: Triton reads the annotations.
