@@ -36,6 +36,7 @@ class Child:
         self, engine: str, command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = ()
     ) -> None:
         self._engine = engine
+        self._log_named = False
         descriptor, name = tempfile.mkstemp(prefix=f"suite-{engine}-", suffix=".log")
         self.log = Path(name)
         guarded = [sys.executable, str(Path(__file__).with_name("guard.py")), *command]
@@ -60,13 +61,15 @@ class Child:
         return sum(_peak_bytes(process.pid) for process in self.processes())
 
     def stop(self) -> None:
-        """Asks the group to end, then ends it. A stopped (SIGSTOP) process is ended too."""
+        """Asks the group to end, then ends it. A log that no fault names is removed."""
         processes = list(self.processes())
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
         self.kill()
         psutil.wait_procs(processes, _GRACE_S)
+        if not self._log_named:
+            self.log.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Ends the group at once; returns when all of it is gone."""
@@ -83,6 +86,7 @@ class Child:
 
     def fault(self, kind: FaultKind, detail: str) -> EngineError:
         """The fault with the end of the log. Memory is named where the log or the kernel's way of killing shows it."""
+        self._log_named = True
         text = self.log.read_text(errors="replace")
         ended = _EXIT.search(text)
         if kind != "timed out" and (_MEMORY.search(text) or self._killed_for_memory(ended)):

@@ -101,7 +101,7 @@ class WorkerEngine(Engine):
         return event
 
     def _ended(self, child: Child, kind: Any) -> EngineError:
-        child.stop()
+        child.kill()
         fault = child.fault(kind, "its process ended.")
         self.stop()
         return fault
