@@ -80,6 +80,12 @@ def _best_level() -> str:
     return {"AVX512": "avx512", "AVX2": "avx2"}.get(found, "portable")
 
 
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16. Without them torch's matmul takes ten times fp32's time."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_machine().split())
+
+
 def _has_matrix_unit() -> bool:
     return "amx_bf16" in _machine().split()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from suite.harness import threads
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # pinned, the one thread of every worker would be bound to the same first core
+    os.environ["OMP_PROC_BIND"] = "false"
+
+    del os.environ["OMP_PROC_BIND"]
 threads.pin()
 
 from suite.harness.store import STORE_VARIABLE, Store  # noqa: E402 - pinning comes before everything else

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import arguments, counting
+from kernels import arguments, build, counting
 from kernels.build import Functions
 from kernels.gemv import reference
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
@@ -132,7 +132,10 @@ def linear(
         return y.view(*leading, outputs)
     if counting.active is not None:
         _record(x, weight, residual, bias, weight)
-    y = F.linear(x, weight, None if bias is None else bias.to(x.dtype)).to(out_dtype or x.dtype)
+    if x.is_cpu and x.dtype is _BF16 and not build.multiplies_bf16():
+        y = F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(out_dtype or x.dtype)
+    else:
+        y = F.linear(x, weight, None if bias is None else bias.to(x.dtype)).to(out_dtype or x.dtype)
     return y if residual is None else y + residual
 
 

@@ -18,6 +18,7 @@ import torch
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio
 from suite.experiments.base import Experiment, Workbench
+from suite.experiments.chunkllm_ablation import VARIANTS, losses_on_the_way
 from suite.experiments.frontier import SHARES, Point, at, frontier, table
 from suite.experiments.synthetic import filled_cache, race_steps
 from suite.harness.contender import Contender
@@ -58,19 +59,20 @@ class ChunkLLMExperiment(Experiment):
         yield self._quality(bench, model, quality)
 
     def _quality(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        points = frontier(bench, model, NAMES)
-        half = at(points, 0.5)
-        told = ", ".join(f"{name} {perplexity_ratio(p, half['dense']):.3f}" for name, p in half.items())
+        points = frontier(bench, model, NAMES, VARIANTS)
+        half = {name: point for name, point in at(points, 0.5).items() if name not in VARIANTS}
+        kept = ", ".join(f"{name} {perplexity_ratio(p, half['dense']):.3f}" for name, p in half.items())
         keys = ", ".join(f"{name} {fmean(p.keys):.2f}" for name, p in half.items())
         ours = half["chunkllm"]
         conditions = (
             f"smollm2-135m bf16, held-out texts of 1K tokens scored on the decode path, retention {ours.retention:.2f}"
-            f"; perplexity dense / method at equal budget: {told}; passkeys found: {keys}"
+            f"; perplexity dense / method at equal budget: {kept}; passkeys found: {keys}; "
+            f"nats lost on the way from uniform to it {losses_on_the_way(points, SHARES[0])}"
         )
         logs = [d - m for d, m in zip(half["dense"].nats, ours.nats, strict=True)]
         estimate = exponential(mean_estimate(logs))
         by_chance = perplexity_ratio(half["random"], half["dense"])
-        details = {"frontier": table(points)}
+        details = {"frontier": table([p for p in points if p.method not in VARIANTS]), "ablation": table(points)}
         return self.finding(claim, estimate, conditions, null=by_chance, reason=losses(points), details=details)
 
     def _speed(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:

@@ -14,6 +14,7 @@ from suite.experiments.base import Workbench
 from suite.experiments.texts import passkeys
 from suite.harness.contender import Contender
 from suite.harness.meter import CountingMeter
+from suite.methods.attention.base import AttentionMethod
 from suite.methods.base import Method, MethodConfig
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.activations import written_by
@@ -37,13 +38,18 @@ class Point:
     retention: float
 
 
-def frontier(bench: Workbench, model: LanguageModel, names: Sequence[str]) -> list[Point]:
-    """Dense first, then every method at every budget."""
+def frontier(
+    bench: Workbench,
+    model: LanguageModel,
+    names: Sequence[str],
+    variants: Mapping[str, type[AttentionMethod]] | None = None,
+) -> list[Point]:
+    """Dense first, then every method at every budget; `variants` are classes that no registry knows."""
     judge, items = passkeys(TOKENS, KEYS)
     items += continuations(model, bench)
     columns: dict[tuple[str, float], tuple[Method, MethodConfig]] = {}
-    for name in ("dense", *names):
-        kind = METHODS.load(name)
+    kinds = {name: METHODS.load(name) for name in ("dense", *names)} | dict(variants or {})
+    for name, kind in kinds.items():
         for share in (1.0,) if name == "dense" else SHARES:
             options = {} if name == "dense" else kind.at_budget(round(share * TOKENS))
             columns[name, share] = kind(), kind.Config(**options)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kernels import build
 from kernels.flash_decode import dense_spans, flash_decode
 from kernels.gemv import gated_gemv, gemv, linear
 from kernels.rms_norm import rms_norm
@@ -100,3 +101,15 @@ def test_merged_spans_are_one_span() -> None:
     whole = flash_decode(q, keys, values, dense_spans([300]), rows, scale=0.125)
     cut = flash_decode(q, keys, values, pieces, rows, scale=0.125)
     torch.testing.assert_close(cut, whole)
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["bf16 products", "none"])
+def test_many_bf16_rows_are_right_whether_or_not_the_cpu_multiplies_bf16(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: native)
+    x, weight, bias = torch.randn(40, 33), torch.randn(7, 33), torch.randn(7)
+    x, weight = x.bfloat16(), weight.bfloat16()
+    y = linear(x, weight, bias)
+    assert y.dtype is torch.bfloat16
+    torch.testing.assert_close(y.float(), F.linear(x.float(), weight.float(), bias), rtol=1e-2, atol=5e-2)
