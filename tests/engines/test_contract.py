@@ -59,8 +59,14 @@ def vllm_server() -> Iterator[VllmServerEngine]:
 
 
 @pytest.fixture(scope="module")
-def small_server() -> Iterator[str]:
-    with NativeEngine(LAB, 1, LIMITS) as native, serving(native) as url:
+def lab_native() -> Iterator[NativeEngine]:
+    with NativeEngine(LAB, 1, LIMITS) as native:
+        yield native
+
+
+@pytest.fixture(scope="module")
+def small_server(lab_native: NativeEngine) -> Iterator[str]:
+    with serving(lab_native) as url:
         yield url
 
 
@@ -81,7 +87,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def expected(engine: Engine) -> list[list[int]]:
+def expected(engine: Engine, lab_native: NativeEngine) -> list[list[int]]:
+    if engine.model is LAB:
+        return [output.token_ids for output in lab_native.generate(PROMPTS)]
     with NativeEngine(engine.model, 1, LIMITS) as native:
         return [output.token_ids for output in native.generate(PROMPTS)]
 
