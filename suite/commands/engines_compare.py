@@ -53,6 +53,7 @@ def compare(options: CompareOptions, as_json: bool) -> int:
     with progress_bar() as listener:
         cells = Comparison(engines, prompts, batches, options.rounds, listener).run()
     document = _document(cells, options, model, threads)
+    _weigh(document["outputs"], model, prompts, {cell.batch: cell for cell in cells if cell.engine == REFERENCE})
     if as_json:
         print_json(document)
     else:
@@ -235,6 +236,23 @@ def _first(difference: Difference) -> Row:
     return where | {"position": difference.position, "native_token": native, "token": other}
 
 
+def _weigh(agreements: Sequence[Row], model: EngineModel, prompts: Prompts, references: Mapping[int, Cell]) -> None:
+    """Adds to each first difference how far apart the two tokens' logits are natively in fp32: `fp32_gap`."""
+    firsts = [row["first_difference"] for row in agreements if row["first_difference"]]
+    weighed = [first for first in firsts if None not in (first["native_token"], first["token"])]
+    if not weighed:
+        return
+    from suite.engines.margins import logit_gap
+    from suite.models.loaders import load_model
+
+    native = load_model(model.name, "fp32")
+    for first in weighed:
+        batch, turn, request = first["batch"], first["round"], first["request"]
+        answer = references[batch].outputs[turn][request].token_ids[: first["position"]]
+        ids = (*prompts(batch, turn)[request].ids, *answer)
+        first["fp32_gap"] = logit_gap(native, ids, (first["native_token"], first["token"]))
+
+
 # ---- what a person sees ------------------------------------------------------------------------------------------
 
 _COLUMNS = ("engine", "batch", "", "tok/s", "TTFT ms", "TPOT ms", "memory MB", "native x", "KV used", "preempted")
@@ -280,5 +298,10 @@ def _sentence(found: Row, dtype: str) -> str:
     if first is None:
         return f"{head}."
     where = f"batch {first['batch']}, round {first['round']}, request {first['request']}, token {first['position']}"
-    tie = "; in bf16 two logits are often equal, and each engine's sums round their own way" if dtype == "bf16" else ""
-    return f"{head}; first difference at {where}: {first['token']}, natively {first['native_token']}{tie}."
+    told = f"{head}; first difference at {where}: {first['token']}, natively {first['native_token']}"
+    gap = first.get("fp32_gap")
+    if gap is None:
+        return f"{told}."
+    prefers = "native's" if gap > 0 else "the engine's"
+    close = " (numeric ties are expected in bf16: every engine sums and rounds its own way)" if dtype == "bf16" else ""
+    return f"{told}; fp32 prefers {prefers} token by {abs(gap):.2g} of logit{close}."

@@ -149,7 +149,7 @@ class _Talk:
         """What has come, at least one chunk; nothing when all answers are whole. Raises what a request ended with."""
         chunks: list[Chunk] = []
         while self._left and not (chunks and self._chunks.empty()):
-            event = await asyncio.wait_for(self._chunks.get(), max(0.0, deadline - time.monotonic()))
+            event = await asyncio.wait_for(self._chunks.get(), max(0.001, deadline - time.monotonic()))
             if isinstance(event, Exception):
                 raise event
             if event is None:

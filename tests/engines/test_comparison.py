@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from suite.cli import run
 from suite.commands import engines_compare
@@ -15,7 +16,10 @@ from suite.engines.base import EngineError, EngineModel, Limits, Output, Prompt
 from suite.engines.comparison import Cell, Comparison, Difference, differences, first_difference
 from suite.engines.load.null_server import null_server
 from suite.engines.load.streams import Stream
+from suite.engines.margins import logit_gap
 from suite.engines.native import NativeEngine
+from suite.models.attention import DenseAttention
+from suite.models.loaders import load_model
 from suite.models.loaders.lab import CHECKPOINTS
 
 LAB = EngineModel("lab-recall", str(CHECKPOINTS / "lab-recall"), "fp32", 128)
@@ -45,6 +49,18 @@ def test_differences_name_round_request_position_and_both_tokens():
     assert found == [Difference(2, 1, 1, 1, (6, 8)), Difference(2, 2, 1, 1, (6, 8))]
     other.outputs[2][1].token_ids = [5, 6]
     assert list(differences(native, other))[-1] == Difference(2, 2, 1, 2, (7, None))
+
+
+def test_the_gap_between_two_tokens_is_that_of_their_logits():
+    model = load_model("lab-recall", "fp32")
+    ids = list(range(1, 20))
+    with torch.inference_mode():
+        attention = DenseAttention(model.config)
+        cache = model.decoder.new_cache(1, attention.capacity(len(ids)))
+        logits = model.decoder(torch.tensor([ids]), cache, attention)[0]
+    for pair in ((5, 9), (9, 5)):
+        expected = float(logits[pair[0]] - logits[pair[1]])
+        assert logit_gap(model, ids, pair) == pytest.approx(expected, abs=1e-4)
 
 
 def test_throughput_is_a_ratio_of_totals_and_latencies_are_of_requests():
@@ -135,7 +151,16 @@ def test_a_faulted_engine_is_a_row_and_exit_code_3(compare):
     assert out.count("fault: died") == 2
     assert "openai, batch 1: openai died: the connection broke" in out
     assert "openai: 0 of 0 greedy answers" in out
-    assert "native" in out
+
+
+def test_the_sentence_on_a_difference_says_how_close_it_was():
+    first = {"batch": 4, "round": 1, "request": 2, "position": 7, "native_token": 5, "token": 6, "fp32_gap": -0.031}
+    found = {"engine": "vllm", "compared": 12, "equal": 11, "first_difference": first}
+    said = engines_compare._sentence(found, "bf16")
+    assert said.startswith("vllm: 11 of 12 greedy answers are native's; first difference at batch 4, round 1, ")
+    assert "request 2, token 7: 6, natively 5; fp32 prefers the engine's token by 0.031" in said
+    assert "ties are expected" in said
+    assert "ties" not in engines_compare._sentence(found, "fp32")
 
 
 def test_every_round_and_batch_size_has_prompts_of_its_own():
