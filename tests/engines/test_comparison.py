@@ -79,7 +79,7 @@ def test_the_ratio_pairs_rounds_and_says_how_much_faster_native_is():
 
 
 class Mortal(NativeEngine):
-    """Its process is killed in the middle of its third run."""
+    """Its process is killed in the middle of its second timed round."""
 
     name = "mortal"
     runs = 0
@@ -87,7 +87,7 @@ class Mortal(NativeEngine):
     def stream(self, prompts):
         self.runs += 1
         for number, chunk in enumerate(super().stream(prompts)):
-            if self.runs == 2 and number == 3:  # the untimed run is not a stream
+            if self.runs == 2 and number == 3:  # the untimed round is no stream here
                 for process in self._child.processes():
                     os.kill(process.pid, signal.SIGKILL)
             yield chunk
