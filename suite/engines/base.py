@@ -75,7 +75,7 @@ class EngineModel:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds an engine may take: until it is ready (vLLM's first start compiles the model), and for one call."""
+    """Seconds an engine may take: until it is ready (vLLM compiles the model for minutes), and for one call."""
 
     start_s: float = 900.0
     generate_s: float = 600.0

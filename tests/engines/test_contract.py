@@ -1,7 +1,7 @@
 """What every engine does, asked of real child processes.
 
 The model is the committed lab model, except for vLLM: its CPU attention has no kernel for heads of 16. It gets SmolLM2.
-The first start of vLLM compiles the model for minutes, so its tests are slow ones; one server is started, and engine
+Each start of vLLM compiles the model for minutes, so its tests are slow ones; one server is started, and engine
 `openai` is tested against it too. Otherwise that one talks to a small server of this process (`serving.py`).
 """
 
