@@ -25,13 +25,8 @@ app = typer.Typer(
 kernels = typer.Typer(no_args_is_help=True, help="Kernels: their contract, their speed, their machine code.")
 app.add_typer(kernels, name="kernels")
 
-engines = typer.Typer(no_args_is_help=True, help="Engines: the environments they run in.")
+engines = typer.Typer(no_args_is_help=True, help="Engines: their environments, and one beside the other.")
 app.add_typer(engines, name="engines")
-
-
-@engines.callback()
-def _engines() -> None:
-    """Keeps `install` a command of its own name while it is the only one."""
 
 
 Store = Annotated[
@@ -297,6 +292,28 @@ def engines_install(engine: Annotated[str, typer.Argument(help="vllm.")]) -> int
     from suite.commands import engines as command
 
     return command.install(engine)
+
+
+@engines.command("compare", epilog="Example: python -m suite engines compare --engines native,vllm --batch 1,4")
+def engines_compare(
+    model: Model = "smollm2-135m",
+    names: Annotated[str, typer.Option("--engines", help="Comma-separated. Default: all that work here.")] = "",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, comma-separated.")] = "1,4,16",
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1)] = 256,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1)] = 64,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds after an untimed one.")] = 3,
+    dtype: Dtype = "bf16",
+    threads: Threads = 0,
+    base_url: Annotated[str, typer.Option("--base-url", help="Address of a running server, for engine openai.")] = "",
+    json: Json = False,
+) -> int:
+    """The same prompts on several engines: speed, memory, their own metrics, and whether they say the same."""
+    from suite.commands import engines_compare as command
+
+    options = command.CompareOptions(
+        model, names, batch, prompt_tokens, new_tokens, rounds, dtype, threads, base_url
+    )  # fmt: skip
+    return command.compare(options, json)
 
 
 @kernels.command("check", epilog="Example: python -m suite kernels check --op flash_decode")

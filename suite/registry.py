@@ -153,6 +153,8 @@ ENGINES = Registry(
         Entry("native", "suite.engines.native:NativeEngine", "library", "the suite's own decoder and kernels"),
         Entry("transformers", "suite.engines.transformers:TransformersEngine", "library", "generate with a KV cache"),
         Entry("vllm", "suite.engines.vllm:VllmEngine", "library", "vLLM's LLM, in an environment of its own"),
+        Entry("vllm-server", "suite.engines.vllm_server:VllmServerEngine", "server", "vLLM's OpenAI-compatible server"),
+        Entry("openai", "suite.engines.openai_server:OpenAIEngine", "server", "any running server, at --base-url"),
     ),
 )
 

@@ -75,10 +75,20 @@ class EngineModel:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds an engine may take: until it is ready, and for one call of `generate`."""
+    """Seconds an engine may take: until it is ready (vLLM compiles the model for minutes), and for one call."""
 
-    start_s: float = 300.0
+    start_s: float = 900.0
     generate_s: float = 600.0
+
+
+GAUGES = ("kv_cache_usage_perc", "num_requests_running", "num_requests_waiting")
+COUNTERS = ("num_preemptions", "prefix_cache_queries", "prefix_cache_hits")
+
+
+def changes(before: Mapping[str, float], largest: Mapping[str, float]) -> dict[str, float]:
+    """The largest value of each gauge, and the increase of each counter, as far as the engine has them."""
+    gauges = {name: largest[name] for name in GAUGES if name in largest}
+    return gauges | {name: largest[name] - before.get(name, 0.0) for name in COUNTERS if name in largest}
 
 
 class Engine(ABC):
@@ -86,10 +96,11 @@ class Engine(ABC):
 
     `metrics` are the engine's own gauges and counters under the names of vLLM's Prometheus metrics, without prefix;
     `peak_memory_bytes` is the sum over its processes of each one's largest resident set (pages shared by two count
-    twice), `None` for an engine on another machine.
+    twice), `None` for an engine on another machine. `token_source` is "text" once ids had to be made from text again.
     """
 
     name: ClassVar[str]
+    token_source: Literal["engine", "text"] = "engine"
 
     def __init__(self, model: EngineModel, threads: int, limits: Limits | None = None) -> None:
         self.model = model
@@ -113,12 +124,20 @@ class Engine(ABC):
         """The engine's gauges and counters; empty where it has none."""
 
     @abstractmethod
+    def watched(self, prompts: Sequence[Prompt]) -> Mapping[str, float]:
+        """Runs the prompts for their metrics, not their time: what `changes` makes of looks at them in between."""
+
+    @abstractmethod
     def peak_memory_bytes(self) -> int | None:
         """Largest memory of the engine's processes so far."""
 
     @abstractmethod
     def stop(self) -> None:
         """Ends every process of the engine; a second call does nothing."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the engine's processes have used so far; 0 for an engine on another machine."""
+        return 0.0
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Output]:
         """Runs the prompts together to their ends, and checks that each gave as many tokens as it had to."""

@@ -60,6 +60,10 @@ class Child:
         """Sum over the running processes of each one's largest resident set."""
         return sum(_peak_bytes(process.pid) for process in self.processes())
 
+    def cpu_seconds(self) -> float:
+        """User and system time of the running processes."""
+        return sum(_cpu_seconds(process) for process in self.processes())
+
     def stop(self) -> None:
         """Asks the group to end, then ends it. A log that no fault names is removed."""
         processes = list(self.processes())
@@ -110,6 +114,13 @@ def _memory_kills() -> int:
 
 
 _KILLS_AT_START = _memory_kills()
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def _peak_bytes(pid: int) -> int:

@@ -15,6 +15,10 @@ import threading
 
 def main(command: list[str]) -> None:
     """Leads a session of its own, so that the group holds everything the command starts."""
+    if (given := os.environ.get("SUITE_CPUS")) and hasattr(
+        os, "sched_setaffinity"
+    ):  # the parent's pinned thread passed only its own core on
+        os.sched_setaffinity(0, {int(cpu) for cpu in given.split(",")})
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group is asked first; the guard stays until the command is gone
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False, restore_signals=True,
                              preexec_fn=_default_signals)  # fmt: skip

@@ -1,4 +1,8 @@
-"""transformers as an engine."""
+"""transformers as an engine.
+
+Its `text-generation` pipeline is no second way: it takes text and tokenises it itself, so prompts given as ids could
+not be handed on unchanged, and it then calls the same `generate` with the same left-padded batch.
+"""
 
 from __future__ import annotations
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from suite.engines import vllm_environment
 from suite.engines.worker_engine import WorkerEngine
+from suite.harness.threads import available_cpus
 
 KV_CACHE_GIB = 2
 
 
 def environment(threads: int) -> dict[str, str]:
     """vLLM's own variables. By itself its CPU build keeps a core for its scheduler and computes on the others."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+    cores = sorted(available_cpus())[:threads]
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),

@@ -40,10 +40,23 @@ def serve(connection: socket.socket, backend: Backend) -> None:
         call = json.loads(line)
         if call["call"] == "metrics":
             send({"metrics": backend.metrics()})
-            continue
-        for index, ids, ns in backend.stream(call["prompts"]):
-            send({"chunk": [index, ids, ns]})
-        send({"end": True})
+        elif call["call"] == "watch":
+            before = backend.metrics()
+            send({"before": before, "largest": _largest(backend, call["prompts"], before)})
+        else:
+            for index, ids, ns in backend.stream(call["prompts"]):
+                send({"chunk": [index, ids, ns]})
+            send({"end": True})
+
+
+def _largest(backend: Backend, prompts: list[dict[str, Any]], largest: dict[str, float]) -> dict[str, float]:
+    """Each metric's largest value over a look before the run and one after every step."""
+    last = 0
+    for _, _, ns in backend.stream(prompts):
+        if ns != last:
+            seen, last = backend.metrics(), ns
+            largest = {name: max(value, largest.get(name, value)) for name, value in seen.items()}
+    return largest
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
-from suite.engines.base import Chunk, Engine, EngineError, Prompt
+from suite.engines.base import Chunk, Engine, EngineError, Prompt, changes
 from suite.engines.child import Child
 
 
@@ -58,6 +58,14 @@ class WorkerEngine(Engine):
         self._write({"call": "metrics"})
         found: dict[str, float] = self._read("died", 30.0, time.monotonic() + 30.0)["metrics"]
         return found
+
+    def watched(self, prompts: Sequence[Prompt]) -> Mapping[str, float]:
+        self._write({"call": "watch", "prompts": [dataclasses.asdict(prompt) for prompt in prompts]})
+        seen = self._read("died", self.limits.generate_s, time.monotonic() + self.limits.generate_s)
+        return changes(seen["before"], seen["largest"])
+
+    def cpu_seconds(self) -> float:
+        return self._child.cpu_seconds() if self._child is not None else 0.0
 
     def peak_memory_bytes(self) -> int | None:
         return self._child.peak_memory_bytes() if self._child is not None else None

@@ -36,11 +36,14 @@ class Snapshot:
     steal_s: float
 
 
-def snapshot() -> Snapshot:
-    """The state of the clocks now. `busy_s` sums over all CPUs and contains this process."""
+def snapshot(children_s: float = 0.0) -> Snapshot:
+    """The state of the clocks now. `busy_s` sums over all CPUs and contains this process.
+
+    `children_s`: CPU time so far of processes that belong to what is measured.
+    """
     times = psutil.cpu_times()
     busy = times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq"))
-    return Snapshot(time.perf_counter(), time.process_time(), busy, getattr(times, "steal", 0.0))
+    return Snapshot(time.perf_counter(), time.process_time() + children_s, busy, getattr(times, "steal", 0.0))
 
 
 class Disturbance:

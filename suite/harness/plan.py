@@ -103,7 +103,8 @@ def plan(wishes: Wishes) -> Plan:
     _ = ENGINES[wishes.engine]  # raises with a suggestion, as the look-ups of the other names do
     if wishes.engine != "native":
         raise InputError(
-            f"`run` measures methods, which only the native engine can hold, not {wishes.engine}; use --engine native."
+            f"`run` measures methods, which only the native engine can hold, not {wishes.engine}; "
+            f"`python -m suite engines compare --engines native,{wishes.engine}` sets that one beside it."
         )
     check_model(wishes.model)
     limit, budget_s = _limit(wishes.limit), parse_budget(wishes.budget)

@@ -41,6 +41,8 @@ def complain(capsys, tmp_path, monkeypatch):
         (("train", "lab-recal"), "did you mean 'lab-recall'"),
         (("reproduce", "longhead"), "did you mean 'longheads'"),
         (("roofline", "--hardware", "h100"), "h100"),
+        (("engines", "compare", "--engines", "nativ"), "did you mean 'native'"),
+        (("engines", "compare", "--model", "lab-recal"), "did you mean 'lab-recall'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[:3]),
 )
@@ -69,6 +71,12 @@ def test_unknown_names_come_with_a_suggestion(complain, arguments, told):
         (("roofline", "--bits", "16"), "W/KV/A"),
         (("reproduce",), "--all"),
         (("export", "--format", "xls"), "parquet"),
+        (("engines", "compare", "--batch", "1,x"), "1,4,16"),
+        (("engines", "compare", "--batch", "0"), "1,4,16"),
+        (("engines", "compare", "--engines", "openai"), "--base-url"),
+        (("engines", "compare", "--engines", "native", "--base-url", "http://127.0.0.1:1"), "--engines"),
+        (("engines", "compare", "--model", "lab-recall", "--dtype", "fp16"), "bf16 or fp32"),
+        (("engines", "compare", "--model", "lab-recall", "--prompt-tokens", "128"), "the 128 tokens of lab-recall"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[-2:]),
 )

@@ -1,6 +1,8 @@
 """What every engine does, asked of real child processes.
 
 The model is the committed lab model, except for vLLM: its CPU attention has no kernel for heads of 16. It gets SmolLM2.
+Each start of vLLM compiles the model for minutes, so its tests are slow ones; one server is started, and engine
+`openai` is tested against it too. Otherwise that one talks to a small server of this process (`serving.py`).
 """
 
 from __future__ import annotations
@@ -11,20 +13,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from suite.engines import vllm_environment
-from suite.engines.base import Engine, EngineError, EngineModel, Limits, Prompt
+from suite.engines.base import COUNTERS, GAUGES, Engine, EngineError, EngineModel, Limits, Prompt
 from suite.engines.native import NativeEngine
+from suite.engines.vllm_server import VllmServerEngine
 from suite.models.loaders import pinned
 from suite.models.loaders.lab import CHECKPOINTS
 from suite.registry import ENGINES
+from tests.engines.serving import serving
 
 LAB = EngineModel("lab-recall", str(CHECKPOINTS / "lab-recall"), "fp32", 128)
 PROMPTS = [Prompt(tuple(range(1, 20)), 8), Prompt(tuple(range(3, 10)), 6)]
-LIMITS = Limits(start_s=240, generate_s=60)
+LIMITS = Limits(generate_s=60)
 PARENT = """
 import sys, time
 from suite.engines.native import NativeEngine
@@ -37,24 +42,54 @@ time.sleep(60)
 
 
 def _model(engine: str) -> EngineModel:
-    if engine != "vllm":
+    if "vllm" not in engine:
         return LAB
     return EngineModel(pinned.NAME, str(pinned.ensure()), "fp32", 2048)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.model) if name == "vllm" else name for name in ENGINES],
-)
+def _parameter(name: str):
+    marks = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1000)] if "vllm" in name else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.fixture(scope="module")
+def vllm_server() -> Iterator[VllmServerEngine]:
+    with VllmServerEngine(_model("vllm-server"), 1, LIMITS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lab_native() -> Iterator[NativeEngine]:
+    with NativeEngine(LAB, 1, LIMITS) as native:
+        yield native
+
+
+@pytest.fixture(scope="module")
+def small_server(lab_native: NativeEngine) -> Iterator[str]:
+    with serving(lab_native) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=[_parameter(name) for name in [*ENGINES, "openai at vllm-server"]])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    if request.param == "vllm" and not vllm_environment.installed():
+    name = request.param
+    if "vllm" in name and not vllm_environment.installed():
         pytest.skip("vLLM's environment is not installed (python -m suite engines install vllm)")
-    with ENGINES.load(request.param)(_model(request.param), 1, LIMITS) as started:
+    if name == "vllm-server":
+        yield request.getfixturevalue("vllm_server")
+        return
+    more = {}
+    if "openai" in name:
+        server = request.getfixturevalue("vllm_server").base_url if "vllm" in name else None
+        more = {"base_url": server or request.getfixturevalue("small_server")}
+    with ENGINES.load(name.split()[0])(_model(name), 1, LIMITS, **more) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def expected(engine: Engine) -> list[list[int]]:
+def expected(engine: Engine, lab_native: NativeEngine) -> list[list[int]]:
+    if engine.model is LAB:
+        return [output.token_ids for output in lab_native.generate(PROMPTS)]
     with NativeEngine(engine.model, 1, LIMITS) as native:
         return [output.token_ids for output in native.generate(PROMPTS)]
 
@@ -82,7 +117,24 @@ def test_an_end_token_ends_its_prompt_and_no_other(engine: Engine, expected: lis
 
 def test_it_is_ready_and_its_memory_is_its_own(engine: Engine) -> None:
     assert engine.ready()
-    assert (engine.peak_memory_bytes() or 0) > 50e6
+    memory, used = engine.peak_memory_bytes(), engine.cpu_seconds()
+    if engine.name == "openai":
+        assert (memory, used) == (None, 0.0)
+    else:
+        assert memory is not None
+        assert memory > 50e6
+        assert used > 0.1
+
+
+def test_its_own_metrics_have_the_names_of_vllm(engine: Engine) -> None:
+    seen = engine.watched([replace(prompt, max_new_tokens=40) for prompt in PROMPTS])
+    if engine.name in ("native", "transformers"):
+        assert seen == {}
+        return
+    assert set(seen) >= {*GAUGES, *COUNTERS}
+    assert 0 < seen["kv_cache_usage_perc"] < 1
+    assert seen["num_requests_running"] == len(PROMPTS)
+    assert seen["num_preemptions"] == seen["prefix_cache_hits"] == 0
 
 
 def test_a_hung_engine_is_ended_within_its_limit_and_5_s() -> None:

@@ -65,6 +65,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"methods": [MethodSpec(name="othr")]}, "unknown method 'othr'; did you mean 'other'?"),
     "unknown model": ({"model": "fke"}, "unknown model 'fke'; did you mean 'fake'?"),
     "unknown engine": ({"engine": "nativ"}, "unknown engine 'nativ'; did you mean 'native'?"),
+    "another engine": (
+        {"engine": "vllm"},
+        "`run` measures methods, which only the native engine can hold, not vllm; "
+        "`python -m suite engines compare --engines native,vllm` sets that one beside it.",
+    ),
     "unknown task": ({"tasks": ["z"]}, "workload tasks has no task 'z'; known: a, b, c, d, e."),
     "limit 0": ({"limit": 0}, "--limit 0 measures nothing; give at least 1 item per task."),
     "negative limit": ({"limit": -3}, "--limit -3 measures nothing; give at least 1 item per task."),

@@ -40,12 +40,13 @@ class VllmBackend:
                     done[number] = len(ids)
 
     def metrics(self) -> dict[str, float]:
-        """Gauges and counters by their names without the `vllm:` prefix."""
-        return {
-            metric.name.removeprefix("vllm:"): float(metric.value)
-            for metric in self._llm.get_metrics()
-            if hasattr(metric, "value")
-        }
+        """Gauges and counters by their names without the `vllm:` prefix, summed over labels."""
+        found: dict[str, float] = {}
+        for metric in self._llm.get_metrics():
+            if hasattr(metric, "value"):
+                name = metric.name.removeprefix("vllm:")
+                found[name] = found.get(name, 0.0) + float(metric.value)
+        return found
 
 
 def sampling_parameters(prompt: dict[str, Any]) -> SamplingParams:

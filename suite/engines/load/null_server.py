@@ -75,7 +75,8 @@ def _prompt_tokens(body: Mapping[str, Any]) -> int:
     """Words of the prompt: the null server's tokens."""
     if "messages" in body:
         return sum(len(message["content"].split()) for message in body["messages"])
-    return len(body["prompt"].split())
+    prompt = body["prompt"]
+    return len(prompt.split() if isinstance(prompt, str) else prompt)
 
 
 async def _play(request: web.Request, stream: Stream, events: tuple[bytes, ...]) -> web.StreamResponse:

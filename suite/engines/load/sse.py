@@ -14,14 +14,19 @@ class StreamError(Exception):
 
 @dataclass
 class Answer:
-    """What a stream has said so far. `events` holds, for every event with output, its arrival and the tokens known."""
+    """What a stream has said so far: for every event with output its arrival, tokens as far as told, text and ids.
+
+    `token_ids` are empty where the server gives none (vLLM does for `return_token_ids`).
+    """
 
     arrivals: list[float] = field(default_factory=list)
     counts: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    token_ids: list[tuple[int, ...]] = field(default_factory=list)
     n_in: int | None = None
     n_out: int | None = None
     finished: bool = False
+    finish_reason: str | None = None
     _rest: bytes = b""
 
     def feed(self, block: bytes, now: float) -> None:
@@ -47,12 +52,14 @@ class Answer:
         if not choices:
             return
         choice = choices[0]
-        self.finished |= choice.get("finish_reason") is not None
-        text = _text(choice)
-        if text or tokens or not (tokens == 0 or _is_announcement(choice)):
+        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        self.finished |= self.finish_reason is not None
+        text, ids = _text(choice), tuple(choice.get("token_ids") or ())
+        if text or tokens or ids or not (tokens == 0 or _is_announcement(choice)):
             self.arrivals.append(now)
             self.counts.append(tokens)
             self.texts.append(text)
+            self.token_ids.append(ids)
 
     def _new_tokens(self, usage: dict[str, Any] | None) -> int | None:
         """Tokens since the last event that told; None where this one does not tell."""
@@ -66,6 +73,11 @@ class Answer:
     def text(self) -> str:
         """The whole answer."""
         return "".join(self.texts)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the server names its tokens; an answer without output has nothing to name."""
+        return any(self.token_ids) or not self.texts
 
     @property
     def tokens_per_event(self) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from typing import cast
 
 from suite.errors import InputError
 from suite.models.language_model import LanguageModel
-from suite.models.loaders import gguf, hf, hub
+from suite.models.loaders import gguf, hf, hub, lab, pinned
 from suite.registry import MODELS
 from suite.spec import Dtype
 
@@ -27,6 +27,21 @@ def load_model(name: str, dtype: Dtype) -> LanguageModel:
     if _HUB_ID.fullmatch(name):
         return _from_hub(name, dtype)
     return cast(LanguageModel, MODELS.load(name)(dtype))  # raises, and suggests a name
+
+
+def model_directory(name: str) -> Path:
+    """The Hugging Face directory of a model, for engines that read it themselves; fetched where it has to be."""
+    path = Path(name).expanduser()
+    if name == pinned.NAME:
+        return pinned.ensure()
+    if name in MODELS and (lab.CHECKPOINTS / name).is_dir():
+        return lab.CHECKPOINTS / name
+    if path.is_dir():
+        return path
+    if _HUB_ID.fullmatch(name) and not path.exists():
+        return hub.fetch(name)
+    _ = MODELS[name] if not path.exists() else None  # raises, and suggests a name
+    raise InputError(f"{name} is no Hugging Face directory, which every engine can read; `native` alone reads others.")
 
 
 def _from_path(path: Path, dtype: Dtype) -> LanguageModel:
