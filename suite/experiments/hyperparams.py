@@ -1,8 +1,8 @@
 """The claims of "The Impact of Hyperparameters on LLM Inference Performance" (arXiv 2408.01050), on vLLM running here.
 
-The paper's procedure: prompts sorted by length, cut into batches of b, each batch one synchronous call of an engine that
-is loaded once. "Hardware" here is the dtype: fp32 moves twice the bytes of bf16. Batch sizes take turns round by round,
-every round has prompts of its own, and the spread of batch 1 over the rounds is the noise floor.
+The paper's procedure: prompts sorted by length, cut into batches of b, each batch one synchronous call of an engine
+that is loaded once. "Hardware" here is the dtype: fp32 moves twice the bytes of bf16. Batch sizes take turns round by
+round, every round has prompts of its own, and the spread of batch 1 over the rounds is the noise floor.
 """
 
 from __future__ import annotations
