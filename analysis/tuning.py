@@ -25,6 +25,8 @@ GRID_POINTS = 4
 """Values of a number on the grid, evenly spaced (in its logarithm where the search is logarithmic)."""
 
 Options = dict[str, Any]
+Hopeless = Callable[[int, float], bool]
+"""(repeat, value so far) -> whether the rest of this trial's repeats may be saved."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def open_study(file: Path | None, name: str, sampler: BaseSampler, objectives: S
         storage=storage,
         study_name=name,
         sampler=sampler,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         directions=["maximize"] * len(objectives),
         load_if_exists=True,
     )
@@ -107,13 +110,20 @@ def search(
     study: optuna.Study,
     space: Mapping[str, BaseDistribution],
     trials: int,
-    measure: Callable[[Options], Outcome],
+    measure: Callable[[Options, Hopeless], Outcome],
     listener: Callable[[FrozenTrial], None] = lambda trial: None,
 ) -> None:
     """Measures configurations until the study holds `trials` finished ones; on a grid, at most all of it."""
+    single = len(study.directions) == 1
 
     def objective(trial: optuna.Trial) -> Sequence[float]:
-        outcome = measure({name: _suggested(trial, name, distribution) for name, distribution in space.items()})
+        def hopeless(repeat: int, value: float) -> bool:
+            if single:  # of several objectives none is the one to judge by
+                trial.report(value, repeat)
+            return single and trial.should_prune()
+
+        options = {name: _suggested(trial, name, distribution) for name, distribution in space.items()}
+        outcome = measure(options, hopeless)
         for key, value in outcome.facts.items():
             trial.set_user_attr(key, value)
         if outcome.reason is not None:

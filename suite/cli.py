@@ -130,8 +130,13 @@ def run_command(
 
 @app.command("tune", epilog="Example: python -m suite tune --method longheads --workload needle --trials 20")
 def tune_command(
-    method: Annotated[str, typer.Option("--method", "-m", help="NAME or NAME:option=value,...: where to start from.")],
     workload: Annotated[str, typer.Option("--workload", "-w", help="What to run; `suite list workloads`.")],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="NAME or NAME:option=value,...: where to start from.")
+    ] = "",
+    engine: Annotated[
+        str, typer.Option("--engine", help="vllm: search the arguments of this engine, running live.")
+    ] = "native",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Configurations to measure, earlier ones included.")
     ] = 25,
@@ -147,7 +152,19 @@ def tune_command(
     ] = 0.95,
     model: Model = "smollm2-135m",
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks; repeatable.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Items per task and trial.")] = 3,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Items per task and trial; with --engine, requests per repeat.")
+    ] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="With --engine: repeats of a trial.")] = 3,
+    against: Annotated[
+        list[str] | None, typer.Option("--against", help="With --engine: samplers to compare with; repeatable.")
+    ] = None,
+    bounds: Annotated[
+        list[str] | None, typer.Option("--slo", help="With --engine: p95 to keep, as ttft=500ms; repeatable.")
+    ] = None,
+    transfer: Annotated[
+        str, typer.Option("--transfer", help="With --engine: a second setting, as threads=1 or dtype=fp32.")
+    ] = "",
     kv_budget: Annotated[int, typer.Option("--kv-budget", min=16, help="Tokens the default reads per head.")] = 512,
     data: Annotated[Path | None, typer.Option("--data", help="Your own copy of the data.")] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="Workload option as name=value.")] = None,
@@ -160,10 +177,22 @@ def tune_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Report file.")] = Path("tuning.html"),
     json: Json = False,
 ) -> int:
-    """Search a method's options for speed at kept quality; stopped or killed, the same command goes on."""
-    from suite.commands import tune
+    """Search a method's options, or a live engine's arguments; stopped or killed, the same command goes on."""
+    from suite.commands import tune, tune_engine
     from suite.commands.wishes import RunOptions
 
+    if engine != "native":
+        if method:
+            raise InputError(f"--method and --engine {engine} are two searches: give one of them.")
+        wishes = tune_engine.EngineTuneOptions(
+            workload=workload, tasks=task or [], settings=option or [], data=data, limit=limit, model=model,
+            dtype=dtype, threads=threads, trials=trials, repeats=repeats, sampler=sampler, against=against or [],
+            parameters=parameter or [], slo=bounds or [], transfer=transfer, seed=seed, study=study,
+            studies=tune.STUDIES,
+        )  # fmt: skip
+        return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json)
+    if not method:
+        raise InputError("what is to be tuned? Give a method with --method, or --engine vllm.")
     run_options = RunOptions(
         workload=workload, methods=[method], model=model, tasks=task or [], limit=limit, budget=None,
         kv_budget=kv_budget, data=data, settings=option or [], dtype=dtype, engine="native", threads=threads,

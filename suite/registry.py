@@ -175,6 +175,12 @@ EXPERIMENTS = Registry(
             "dhsa", "suite.experiments.dhsa:DHSAExperiment", "attention", "prefill time and memory, keys found, recall"
         ),
         Entry(
+            "hyperparams",
+            "suite.experiments.hyperparams:HyperparamsExperiment",
+            "analysis",
+            "vLLM by batch size and dtype: saturation, irregularity, gain of tuning again",
+        ),
+        Entry(
             "longheads",
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",

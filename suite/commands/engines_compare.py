@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from suite.commands.engine_models import engine_model
 from suite.commands.output import interval, number, print_json, progress_bar, stdout, table
 from suite.engines import vllm_environment
 from suite.engines.base import Engine, EngineModel, Prompt
@@ -17,14 +17,12 @@ from suite.harness import machine, noise
 from suite.harness import threads as thread_pool
 from suite.harness.measurement import Noise
 from suite.registry import ENGINES
-from suite.spec import Dtype
 
 if TYPE_CHECKING:
     from analysis.statistics import Estimate
 
 SCHEMA = "inference-suite.engines/1"
 REFERENCE = "native"
-_USUAL_WINDOW = 2048  # vLLM compiles anew for another window, which takes minutes
 Row = dict[str, Any]
 
 
@@ -46,7 +44,7 @@ class CompareOptions:
 def compare(options: CompareOptions, as_json: bool) -> int:
     """Exit code 3 where an engine failed: its row says how, and no average hides it."""
     batches, names = _batches(options.batches), _names(options)
-    model = _model(options)
+    model = engine_model(options.model, options.dtype, options.prompt_tokens + options.new_tokens)
     prompts = _prompts(options, model, batches)
     threads = options.threads or thread_pool.choose_threads()
     engines = [_engine(name, model, threads, options.base_url) for name in names]
@@ -93,26 +91,6 @@ def _names(options: CompareOptions) -> list[str]:
     if "openai" in names and not options.base_url:
         raise InputError("engine openai talks to a server that runs already: say where with --base-url URL.")
     return names
-
-
-def _model(options: CompareOptions) -> EngineModel:
-    from suite.models.loaders import model_directory
-
-    if options.dtype not in ("bf16", "fp32"):
-        raise InputError(f"--dtype {options.dtype!r} is not known; bf16 or fp32.")
-    directory = model_directory(options.model)
-    window = options.prompt_tokens + options.new_tokens
-    try:
-        trained = int(json.loads((directory / "config.json").read_text())["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory / 'config.json'} does not say how long the model's context is.") from error
-    if window > trained:
-        raise InputError(
-            f"{options.prompt_tokens} prompt tokens and {options.new_tokens} new ones do not fit into "
-            f"the {trained} tokens of {options.model}; lower --prompt-tokens or --new-tokens."
-        )
-    usual = min(_USUAL_WINDOW, trained)
-    return EngineModel(options.model, str(directory), cast(Dtype, options.dtype), max(window, usual))
 
 
 def _prompts(options: CompareOptions, model: EngineModel, batches: Sequence[int]) -> Prompts:

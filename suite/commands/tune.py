@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from analysis.statistics import Estimate
-    from analysis.tuning import Options, Outcome
+    from analysis.tuning import Hopeless, Options, Outcome
 
 STUDIES = Path("results/studies.sqlite")
 RACE_REPEATS = 5
@@ -176,7 +176,7 @@ def _study_name(planned: Plan, options: TuneOptions) -> str:
 def _measure(track: Track, objectives: Sequence[str], keep_score: float) -> Any:
     from analysis.tuning import Outcome
 
-    def measure(options: Options) -> Outcome:
+    def measure(options: Options, _: Hopeless) -> Outcome:
         facts: dict[str, Any] = {"started": time.time(), "pid": os.getpid()}
         start = time.perf_counter()
         try:
@@ -218,7 +218,7 @@ def _present(
     study: Study, track: Track, best: FrozenTrial | None, final: Race | None, options: TuneOptions, as_json: bool
 ) -> int:
     from analysis import tuning
-    from reports.tuning import write_page
+    from reports.tuning import Section, write_page
 
     if best is None or final is None or final.over_default is None:
         reasons = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
@@ -227,7 +227,8 @@ def _present(
         )
     gain, default = final.over_default, track.default
     verdict = tuning.verdict(gain.low, gain.high)
-    write_page(study, f"{study.study_name}: {verdict}", options.output)
+    section = Section(verdict, {options.sampler: study}, "x faster than the default, score kept")
+    write_page(study.study_name, [section], options.output)
     document = _document(study, default, best, final, verdict, options)
     if as_json:
         print_json(document)

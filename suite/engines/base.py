@@ -135,6 +135,10 @@ class Engine(ABC):
     def stop(self) -> None:
         """Ends every process of the engine; a second call does nothing."""
 
+    def pids(self) -> list[int]:
+        """The engine's processes; none for an engine on another machine."""
+        return []
+
     def cpu_seconds(self) -> float:
         """CPU time that the engine's processes have used so far; 0 for an engine on another machine."""
         return 0.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from suite.engines import vllm_environment
+from suite.engines.base import EngineModel, Limits
+from suite.engines.vllm_arguments import VllmArguments
 from suite.engines.worker_engine import WorkerEngine
 from suite.harness.threads import available_cpus
 
@@ -25,13 +27,27 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class VllmEngine(WorkerEngine):
-    """`LLM` in one process, stepped by the worker."""
+    """`LLM` in one process, stepped by the worker.
+
+    Without `arguments` it computes on `threads` cores and has no prefix cache, so that repeats stay fresh.
+    """
 
     name: ClassVar[str] = "vllm"
     backend: ClassVar[str] = "vllm"
+
+    def __init__(
+        self, model: EngineModel, threads: int, limits: Limits | None = None, arguments: VllmArguments | None = None
+    ) -> None:
+        super().__init__(model, threads, limits)
+        self._arguments = arguments
+
+    def settings(self) -> dict[str, Any]:
+        own = self._arguments.keywords() if self._arguments else {"enable_prefix_caching": False}
+        return {**super().settings(), "arguments": own}
 
     def python(self) -> Path:
         return vllm_environment.python()
 
     def environment(self) -> Mapping[str, str]:
-        return {**environment(self.threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        own = self._arguments.environment() if self._arguments else {}
+        return {**environment(self.threads), **own, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

@@ -31,13 +31,16 @@ class WorkerEngine(Engine):
         """Environment variables for the worker; one OpenMP pool of the asked size."""
         return {"OMP_NUM_THREADS": str(self.threads)}
 
-    def start(self) -> None:
-        ours, theirs = socket.socketpair()
-        settings = {
+    def settings(self) -> dict[str, Any]:
+        """What the backend's `make` gets, as JSON."""
+        return {
             "model": self.model.name, "directory": self.model.directory, "dtype": self.model.dtype,
             "window": self.model.window, "threads": self.threads,
         }  # fmt: skip
-        module = ["-m", "suite.engines.worker", str(theirs.fileno()), self.backend, json.dumps(settings)]
+
+    def start(self) -> None:
+        ours, theirs = socket.socketpair()
+        module = ["-m", "suite.engines.worker", str(theirs.fileno()), self.backend, json.dumps(self.settings())]
         with theirs:
             command = [str(self.python()), *module]
             self._child = Child(self.name, command, self.environment(), (theirs.fileno(),))
@@ -63,6 +66,9 @@ class WorkerEngine(Engine):
         self._write({"call": "watch", "prompts": [dataclasses.asdict(prompt) for prompt in prompts]})
         seen = self._read("died", self.limits.generate_s, time.monotonic() + self.limits.generate_s)
         return changes(seen["before"], seen["largest"])
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._child.processes()] if self._child is not None else []
 
     def cpu_seconds(self) -> float:
         return self._child.cpu_seconds() if self._child is not None else 0.0

@@ -40,7 +40,7 @@ def landscape(seed: int) -> dict[tuple[int, int], float | None]:
 
 
 def looked_up(table: dict[tuple[int, int], float | None]) -> Any:
-    def measure(options: dict[str, Any]) -> Outcome:
+    def measure(options: dict[str, Any], _: Any) -> Outcome:
         value = table[options["batch"], options["gpus"]]
         return Outcome(reason="out of memory") if value is None else Outcome((value,))
 
@@ -77,7 +77,7 @@ def test_a_configuration_that_fails_is_a_trial_with_its_reason() -> None:
 
 def test_the_best_keeps_the_quality_asked_for() -> None:
     study = tuning.open_study(None, "study", tuning.make_sampler("tpe", ONE, 0), ["speed"])
-    tuning.search(study, ONE, 30, lambda options: Outcome((options["x"],), shortfall=options["x"] - 0.5))
+    tuning.search(study, ONE, 30, lambda options, _: Outcome((options["x"],), shortfall=options["x"] - 0.5))
     best = tuning.best(study)
     assert best is not None
     assert 0.3 < best.params["x"] <= 0.5
@@ -87,14 +87,14 @@ def test_the_best_keeps_the_quality_asked_for() -> None:
 def test_best_so_far_never_falls_and_knows_no_infeasible_value() -> None:
     study = tuning.open_study(None, "study", tuning.make_sampler("random", ONE, 1), ["speed"])
     outcomes = iter([Outcome(reason="died"), Outcome((3.0,)), Outcome((9.0,), 1.0), Outcome((1.0,)), Outcome((5.0,))])
-    tuning.search(study, ONE, 5, lambda options: next(outcomes))
+    tuning.search(study, ONE, 5, lambda options, _: next(outcomes))
     assert tuning.best_so_far(study) == [None, 3.0, 3.0, 3.0, 5.0]
 
 
 def test_the_parameter_that_matters_is_the_important_one() -> None:
     space = ONE | {"y": FloatDistribution(0.0, 1.0)}
     study = tuning.open_study(None, "study", tuning.make_sampler("random", space, 0), ["speed"])
-    tuning.search(study, space, 40, lambda options: Outcome((options["x"] + 0.01 * options["y"],)))
+    tuning.search(study, space, 40, lambda options, _: Outcome((options["x"] + 0.01 * options["y"],)))
     found = tuning.importances(study)
     assert found["x"] > 5 * found["y"]
 
@@ -107,7 +107,7 @@ from analysis import tuning
 from optuna.distributions import FloatDistribution
 space = {"x": FloatDistribution(0.0, 1.0)}
 done = 0
-def measure(options):
+def measure(options, _):
     global done
     done += 1
     if done == 4:
@@ -126,7 +126,7 @@ def test_a_killed_tuner_loses_no_finished_trial(tmp_path: Path) -> None:
     before = [trial.params for trial in tuning.finished(study)]
     measured: list[float] = []
 
-    def measure(options: dict[str, Any]) -> Outcome:
+    def measure(options: dict[str, Any], _: Any) -> Outcome:
         measured.append(options["x"])
         return Outcome((options["x"],))
 
@@ -139,7 +139,7 @@ def test_a_killed_tuner_loses_no_finished_trial(tmp_path: Path) -> None:
 def test_an_interrupted_trial_does_not_count() -> None:
     study = tuning.open_study(None, "study", tuning.make_sampler("tpe", ONE, 0), ["speed"])
 
-    def interrupted(options: dict[str, Any]) -> Outcome:
+    def interrupted(options: dict[str, Any], _: Any) -> Outcome:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -12,12 +12,12 @@ _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 class VllmBackend:
-    """All prompts are added at once; the engine's scheduler batches them. No prefix cache: repeats stay fresh."""
+    """All prompts are added at once; the engine's scheduler batches them."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._llm = LLM(
             settings["directory"], dtype=_DTYPES[settings["dtype"]], max_model_len=settings["window"],
-            enable_prefix_caching=False, disable_log_stats=False, skip_tokenizer_init=True,
+            disable_log_stats=False, skip_tokenizer_init=True, **settings["arguments"],
         )  # fmt: skip
         self._calls = 0
 

@@ -1,0 +1,150 @@
+"""The claims of "The Impact of Hyperparameters on LLM Inference Performance" (arXiv 2408.01050), on vLLM running here.
+
+The paper's procedure: prompts sorted by length, cut into batches of b, each batch one synchronous call of an engine
+that is loaded once. "Hardware" here is the dtype: fp32 moves twice the bytes of bf16. Batch sizes take turns round by
+round, every round has prompts of its own, and the spread of batch 1 over the rounds is the noise floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar, cast
+
+from analysis.statistics import Estimate, coefficient_of_variation, paired_ratio
+from suite.engines import vllm_environment
+from suite.engines.base import Engine, EngineModel, Prompt
+from suite.engines.transformers import TransformersEngine
+from suite.engines.trials import Repeat, measure
+from suite.engines.vllm import VllmEngine
+from suite.experiments.base import Experiment, Workbench
+from suite.harness.measurement import Finding
+from suite.methods.base import Claim
+from suite.models.loaders import model_directory
+from suite.models.tokenizer import HFTokenizer
+from suite.spec import Dtype
+from workloads.generators.seeding import item_rng
+from workloads.generators.world import World
+
+MODEL = "smollm2-135m"
+BATCHES = (1, 2, 4, 8, 16, 32)
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, (32, 256), 16
+ROUNDS = 5
+SETTINGS: tuple[Dtype, ...] = ("bf16", "fp32")
+
+CLAIMS = (
+    Claim("batch-saturates", "throughput grows with the batch size and then saturates",
+          "vLLM, A100, Codellama-7b: 226 over 63 tok/s, saturated at 64-128", "throughput, best batch / batch 1", 3.6),
+    Claim("irregular", "the landscape is irregular: a larger batch can be slower",
+          "8 GPUs: 417 tok/s at 32, 354 at 64", "throughput, next larger / smaller batch, the worst step", 0.85),
+    Claim("retune", "after a change of hardware, tuning again beats keeping the best batch size",
+          "vLLM, upgrade: mean +3.31 %, median +0.50 %", "throughput there, own best / the other's best", 1.0331),
+    Claim("beats-pipelines", "vLLM is faster than HuggingFace at batch 1", "A100: 1.1x to 23x",
+          "throughput at batch 1, vLLM / transformers", 1.1),
+)  # fmt: skip
+
+Landscape = Mapping[int, Sequence[float]]
+"""Tokens per second by batch size, one value per round."""
+
+
+class HyperparamsExperiment(Experiment):
+    """SmolLM2 in vLLM's CPU build."""
+
+    slug: ClassVar[str] = "hyperparams"
+
+    def findings(self, bench: Workbench) -> Iterator[Finding]:
+        if not vllm_environment.installed():
+            reason = "vLLM is not installed: python -m suite engines install vllm"
+            yield from (self.finding(claim, None, "", reason=reason) for claim in CLAIMS)
+            return
+        saturates, irregular, retune, pipelines = CLAIMS
+        found = {dtype: landscape(bench, engine(VllmEngine, bench, dtype), BATCHES) for dtype in SETTINGS}
+        conditions = self._conditions(bench, found)
+        first, second = found.values()
+        details: dict[str, Any] = {"rates": found}
+        yield self.finding(saturates, ratio(first[1], first[best(first)]), conditions, details=details)
+        low, high = worst_step(first)
+        named = f"{conditions}; the worst step is from {low} to {high}, chosen by the same rounds"
+        yield self.finding(irregular, ratio(first[low], first[high]), named, direction="at most")
+        kept, own = best(first), best(second)
+        gain = None if kept == own else ratio(second[kept], second[own])
+        reason = f"batch {own} is the best in both: there is nothing to gain" if kept == own else ""
+        yield self.finding(retune, gain, f"{conditions}; best {kept} in bf16, {own} in fp32", reason=reason)
+        yield self._pipelines(bench, pipelines, first[1])
+
+    def _conditions(self, bench: Workbench, found: Mapping[Dtype, Landscape]) -> str:
+        told = "; ".join(
+            f"{dtype}: {curve(one)}, noise {coefficient_of_variation(one[1]):.1%}" for dtype, one in found.items()
+        )
+        return (
+            f"{MODEL}, {vllm_environment.requirements()[0]}, {bench.threads} threads, {PROMPTS} prompts of "
+            f"{PROMPT_TOKENS[0]}-{PROMPT_TOKENS[1]} tokens, {NEW_TOKENS} new ones, {ROUNDS} rounds; "
+            f"tok/s by batch, {told}"
+        )
+
+    def _pipelines(self, bench: Workbench, claim: Claim, ours: Sequence[float]) -> Finding:
+        rival = landscape(bench, engine(TransformersEngine, bench, SETTINGS[0]), (1,))[1]
+        rates = f"{fmean(ours):.1f} and {fmean(rival):.1f} tok/s"
+        conditions = f"{MODEL} bf16, {bench.threads} threads, one engine after the other: {rates}"
+        return self.finding(claim, ratio(rival, ours), conditions)
+
+
+def engine(kind: Callable[[EngineModel, int], Engine], bench: Workbench, dtype: Dtype) -> Engine:
+    """An engine that is not started yet."""
+    return kind(EngineModel(MODEL, str(model_directory(MODEL)), dtype, 2048), bench.threads)
+
+
+def landscape(bench: Workbench, server: Engine, batches: Sequence[int]) -> Landscape:
+    """Starts the engine and runs every batch size in every round; round 0 warms up."""
+    found: dict[int, list[float]] = {batch: [] for batch in batches}
+    bench.tick(f"starting {server.name} in {server.model.dtype}")
+    with server:
+        for number in range(ROUNDS + 1):
+            for place in range(len(batches)):
+                batch = batches[(place + number) % len(batches)]
+                bench.tick(f"{server.name} {server.model.dtype}, round {number} of {ROUNDS}, batch {batch}")
+                runs = [measure(server, group) for group in groups(server.model, batch, number)]
+                if number:
+                    found[batch].append(throughput(runs))
+    return found
+
+
+def throughput(runs: Sequence[Repeat]) -> float:
+    """Generated tokens of all calls over their time."""
+    return sum(run.tokens for run in runs) / sum(run.seconds for run in runs)
+
+
+def groups(model: EngineModel, batch: int, number: int) -> list[Sequence[Prompt]]:
+    """A round's prompts, other ones for every batch size, sorted by length and cut into batches."""
+    rng = item_rng("hyperparams", number, batch)
+    lengths = sorted(rng.randint(*PROMPT_TOKENS) for _ in range(PROMPTS))
+    enough = World(rng, "en").paragraph(sum(lengths) // 4)  # no sentence has fewer tokens than that
+    ids = HFTokenizer.from_directory(Path(model.directory)).encode(" ".join(enough))
+    prompts, start = [], 0
+    for length in lengths:
+        prompts.append(Prompt(tuple(ids[start : start + length]), NEW_TOKENS))
+        start += length
+    return [prompts[first : first + batch] for first in range(0, PROMPTS, batch)]
+
+
+def best(of: Landscape) -> int:
+    """The batch size of the largest mean."""
+    return max(of, key=lambda batch: fmean(of[batch]))
+
+
+def worst_step(of: Landscape) -> tuple[int, int]:
+    """The two neighbouring batch sizes between which throughput grows least."""
+    return min(pairwise(of), key=lambda pair: fmean(of[pair[1]]) / fmean(of[pair[0]]))
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Estimate | None:
+    """Throughput of `other` over that of `base`, paired by round."""
+    pairs = [{("round", i): 1 / rate for i, rate in enumerate(rates)} for rates in (base, other)]
+    return paired_ratio(*cast(Any, pairs))
+
+
+def curve(of: Landscape) -> str:
+    """`1: 52, 2: 90`."""
+    return ", ".join(f"{batch}: {fmean(rates):.0f}" for batch, rates in of.items())
