@@ -22,7 +22,7 @@ from workloads.longbench_data import (
     load_templates,
     local_files,
 )
-from workloads.longbench_tasks import TASKS, aggregate, by_length, length_bin
+from workloads.longbench_tasks import CODE, TASKS, aggregate, by_length, length_bin
 from workloads.metrics import METRICS, classification, first_line
 from workloads.schema import Completion, Request, Workload, WorkloadConfig
 
@@ -102,10 +102,13 @@ class LongBench(Workload):
     def _request(self, task: str, index: int, record: LongBenchRecord, classes: list[str] | None, seed: int) -> Request:
         info, template = TASKS[task], self._templates[task]
         start = len(template[: template.index("{context}")].format(**record.fields()))
+        prompt, asked = template.format(**record.fields()), record.input.strip()
+        known = asked and info.category != CODE and asked in prompt  # the input of a code task is more code
         return Request(
             id=f"longbench/{task}/{index}",
             task=task,
-            prompt=template.format(**record.fields()),
+            prompt=prompt,
+            question=asked if known else None,
             chat=info.chat,
             references=tuple(record.answers),
             metric=info.metric,

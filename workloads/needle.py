@@ -169,6 +169,7 @@ def _request(index: int, record: NeedleRecord, nominal_depth: float, seed: int) 
         id=f"needle/grid/{index}",
         task="grid",
         prompt=prompt,
+        question=record.question if record.question.strip() else None,
         chat=True,
         references=(record.answer,),
         metric="exact_value",

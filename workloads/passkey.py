@@ -17,7 +17,8 @@ from workloads.schema import Completion, Request, Workload, WorkloadConfig
 INTRODUCTION = "Somewhere in the long text below there is a pass key. Find it and keep it in mind.\n\n"
 FILLER = "The river is wide. The hill is steep. The lamp is warm. We walk along and we come back."
 KEY = "The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "\n\nWhat is the pass key? The pass key is"
+ASKED = "What is the pass key?"
+QUESTION = f"\n\n{ASKED} The pass key is"
 LARGEST_KEY = 50_000
 DIGITS_ROOM = 8
 
@@ -106,6 +107,7 @@ def _request(task: str, index: int, seed: int, prompt: str, answer: str, metadat
         id=f"passkey/{task}/{index}",
         task=task,
         prompt=prompt,
+        question=ASKED if ASKED in prompt else None,
         references=(answer,),
         metric="first_number",
         max_new_tokens=DIGITS_ROOM,

@@ -109,6 +109,7 @@ def _request(task: str, index: int, record: RulerRecord, seed: int) -> Request:
         id=f"ruler/{task}/{index}",
         task=task,
         prompt=record.input + record.answer_prefix,
+        question=_question(record.input),
         references=tuple(record.outputs),
         metric=TASKS[task].metric,
         max_new_tokens=TASKS[task].max_new_tokens,
@@ -121,3 +122,9 @@ def _request(task: str, index: int, record: RulerRecord, seed: int) -> Request:
             "evidence_spans": [list(span) for span in record.evidence_spans],
         },
     )
+
+
+def _question(text: str) -> str | None:
+    """The last line, which asks in all 13 tasks; nothing of an input that is one line."""
+    _, line_break, last = text.rstrip().rpartition("\n")
+    return last.strip().removeprefix("Question: ") if line_break else None

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Json = dict[str, Any]
 StopReason = Literal["eos", "stop", "length", "scored"]
@@ -38,6 +38,7 @@ class Request(BaseModel):
     one on the decode path, so that methods that act in decode only are measured too. `truncation` says what happens to
     a prompt longer than the model's window: its middle is cut, it is refused, or it runs past the trained window
     ("extend", for work that measures extrapolation). Temperature 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict.
+    `question` is the part of the prompt that asks, word for word, where the workload knows it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class Request(BaseModel):
     id: str
     task: str
     prompt: str
+    question: str | None = None
     chat: bool = False
     references: tuple[str, ...] = ()
     metric: str
@@ -57,6 +59,12 @@ class Request(BaseModel):
     target: str | None = None
     truncation: Literal["middle", "refuse", "extend"] = "middle"
     metadata: Json = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if self.question is not None and (not self.question.strip() or self.question not in self.prompt):
+            raise ValueError("question must be a part of the prompt, word for word, and not blank")
+        return self
 
 
 @dataclass(frozen=True)

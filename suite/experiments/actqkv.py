@@ -1,13 +1,15 @@
 """ActQKV's claims at the card's small scale: needle blocks found by each probe, bounded reads, time, and k by layer.
 
-The question term of the released configuration (4 x the cosine with the question's query) is not built: a request here
-does not say which of its tokens are the question. So no effect of it can be credited to the probe query.
+The released configuration adds a question term (4 x the cosine with the question's query). Needle blocks, answers,
+times and k are shown with and without it, so that its effect is not credited to the probe query: the first claim is
+judged without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -32,6 +34,9 @@ from suite.models.loaders import load_model
 from workloads.schema import Request
 
 SCALED = ActQKVConfig(block=16, n_init=16, n_local=128, window=64, topk=12, min_blocks=4, cached_blocks=48)
+UNASKED = SCALED.model_copy(update={"question_weight": 0.0})
+ASKED = " + question"
+"""What the name of a chooser ends with that has the question term."""
 BUDGET = 336
 PROMPTS, PROMPT_TOKENS = 24, 1024
 LENGTHS = (1024, 4096)
@@ -55,8 +60,8 @@ class Watched(ActQKV):
             return torch.randn(h.shape[1], generator=self._draw)
         return super()._probe(state, h)
 
-    def _choose(self, layer: int, row: int, probe: Tensor) -> tuple[list[int], int]:
-        pages, fetched = super()._choose(layer, row, probe)
+    def _choose(self, layer: int, row: int, probe: Tensor, asked: Tensor | None = None) -> tuple[list[int], int]:
+        pages, fetched = super()._choose(layer, row, probe, asked)
         self._chosen = [page - SCALED.n_init // SCALED.block for page in pages]
         self.deals.setdefault(layer, []).append(len(pages))
         return pages, fetched
@@ -93,10 +98,11 @@ class ActQKVExperiment(Experiment):
         found = needle_grid(bench, model)
         share = {name: fmean(values) for name, values in found.share.items()}
         exact = {name: fmean(values) for name, values in found.exact.items()}
+        asked = ratio_of_means(found.share["probe (window)" + ASKED], found.share["mean" + ASKED])
         conditions = (
             f"smollm2-135m bf16, {PROMPTS} passkey prompts of about {PROMPT_TOKENS} tokens, {BUDGET} tokens a query; "
             f"share of layers with the needle's block in the last window: {_listed(share)}; exact answers: "
-            f"{_listed(exact)}; without the question term"
+            f"{_listed(exact)}; the ratio is without the question term, with it {asked.value if asked else 0:.2f}"
         )
         estimate = ratio_of_means(found.share["probe (window)"], found.share["mean"])
         details = {"needle_share": found.share, "exact": found.exact}
@@ -122,7 +128,8 @@ class ActQKVExperiment(Experiment):
         """Total time of the same prompts, interleaved; the mean query is InfLLM's probe."""
         contenders = {
             "actqkv": Contender(ActQKV(), SCALED, model),
-            "mean query": Contender(ActQKV(), SCALED.model_copy(update={"probe": "mean", "cutoff": False}), model),
+            "actqkv, no question": Contender(ActQKV(), UNASKED, model),
+            "mean query": Contender(ActQKV(), UNASKED.model_copy(update={"probe": "mean", "cutoff": False}), model),
             "dense": Contender(Dense(), Dense.Config(), model),
         }
         times: dict[str, dict[tuple[str, int], float]] = {name: {} for name in contenders}
@@ -131,44 +138,44 @@ class ActQKVExperiment(Experiment):
                 bench.tick(f"timing prompt {index + 1}: {name}")
                 times[name]["total", index] = total_s(stamps(contender, request))
         over_dense = paired_ratio(times["actqkv"], times["dense"])
+        unasked = paired_ratio(times["actqkv, no question"], times["mean query"])
         conditions = (
             f"smollm2-135m bf16, prompts of {LENGTHS[-1]} tokens and their answers, {bench.threads} threads, "
-            f"interleaved; against dense {over_dense.value if over_dense else 0:.2f}x the time"
+            f"interleaved; against dense {over_dense.value if over_dense else 0:.2f}x the time; without the question "
+            f"term and its pass {unasked.value if unasked else 0:.2f}"
         )
         estimate = paired_ratio(times["actqkv"], times["mean query"])
         seconds = {name: list(values.values()) for name, values in times.items()}
         return self.finding(claim, estimate, conditions, details={"seconds": seconds})
 
     def _layers(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        spread: dict[float, list[float]] = {}
-        ks: dict[float, list[dict[int, float]]] = {}
+        spread: dict[tuple[float, float], list[float]] = {}
+        ks: dict[str, list[dict[int, float]]] = {}
         # short windows, so that every layer's history of entropies is full
         short = SCALED.model_copy(update={"window": 32})
-        for temperature in (1.0, SHARP):
+        for temperature, weight in product((1.0, SHARP), (SCALED.question_weight, 0.0)):
+            setting = f"score temperature {temperature}, question weight {weight}"
+            config = short.model_copy(update={"score_temperature": temperature, "question_weight": weight})
             for index, request in enumerate(passkeys(LENGTHS[-1], 3)[1]):
-                bench.tick(f"k by layer at score temperature {temperature}, text {index + 1}")
-                watched, config = Watched(), short.model_copy(update={"score_temperature": temperature})
+                bench.tick(f"k by layer at {setting}, text {index + 1}")
+                watched = Watched()
                 Contender(watched, config, model).complete([request], RequestMeter())
                 found = {layer: fmean(deals[-20:]) for layer, deals in watched.deals.items()}
-                ks.setdefault(temperature, []).append(found)
-                spread.setdefault(temperature, []).append(max(found.values()) / min(found.values()))
+                ks.setdefault(setting, []).append(found)
+                spread.setdefault((temperature, weight), []).append(max(found.values()) / min(found.values()))
+        released, unasked, sharp, sharp_unasked = spread.values()
         conditions = (
-            f"smollm2-135m bf16, 3 texts of {LENGTHS[-1]} tokens, last 20 windows; score temperature 1, as released; "
-            f"at {SHARP}: {fmean(spread[SHARP]):.2f}"
+            f"smollm2-135m bf16, 3 texts of {LENGTHS[-1]} tokens, last 20 windows; score temperature 1 and question "
+            f"weight {SCALED.question_weight:g}, as released; without the question term {fmean(unasked):.2f}; at "
+            f"temperature {SHARP} {fmean(sharp):.2f} and {fmean(sharp_unasked):.2f}"
         )
-        return self.finding(claim, mean_estimate(spread[1.0]), conditions, details={"k_by_layer": ks})
+        return self.finding(claim, mean_estimate(released), conditions, details={"k_by_layer": ks})
 
 
 def needle_grid(bench: Workbench, model: LanguageModel) -> Found:
     """All choosers at one budget on the same prompts, and dense and recent-only answers beside them."""
     found = Found()
-    choosers: dict[str, tuple[Watched, ActQKVConfig]] = {
-        "probe (window)": (Watched(), SCALED),
-        "probe (running)": (Watched(), SCALED.model_copy(update={"probe": "running"})),
-        "mean": (Watched(), SCALED.model_copy(update={"probe": "mean"})),
-        "last query": (Watched("last query"), SCALED),
-        "random": (Watched("random"), SCALED),
-    }
+    choosers = _choosers(UNASKED) | {name + ASKED: chooser for name, chooser in _choosers(SCALED).items()}
     others: dict[str, tuple[Method, MethodConfig]] = {
         "dense": (Dense(), Dense.Config()),
         "recent only": (Streaming(), StreamingConfig(sinks=16, window=BUDGET - 16)),
@@ -183,6 +190,16 @@ def needle_grid(bench: Workbench, model: LanguageModel) -> Found:
         for name, (watched, _) in choosers.items():
             found.share.setdefault(name, []).append(fmean(block in blocks for blocks in watched.window.values()))
     return found
+
+
+def _choosers(config: ActQKVConfig) -> dict[str, tuple[Watched, ActQKVConfig]]:
+    return {
+        "probe (window)": (Watched(), config),
+        "probe (running)": (Watched(), config.model_copy(update={"probe": "running"})),
+        "mean": (Watched(), config.model_copy(update={"probe": "mean"})),
+        "last query": (Watched("last query"), config),
+        "random": (Watched("random"), config),
+    }
 
 
 def needle_token(model: LanguageModel, request: Request) -> int:

@@ -118,6 +118,10 @@ class Attention(Protocol):
         """Sees the output of each layer, [B, T, hidden]."""
         ...
 
+    def question_reader(self, row: int, prompt_tokens: int) -> Attention | None:
+        """What attends in a pass over the question of one row alone, before its prompt; `None`: there is none."""
+        ...
+
 
 class DenseAttention:
     """Exact causal attention over the whole cache; keys are stored rotated by their positions in the text."""
@@ -182,6 +186,10 @@ class DenseAttention:
 
     def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
         """Dense attention learns nothing from the layers' outputs."""
+
+    def question_reader(self, row: int, prompt_tokens: int) -> Attention | None:
+        """Dense attention needs no question before the prompt."""
+        return None
 
 
 def store_rotated(

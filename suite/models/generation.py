@@ -115,6 +115,8 @@ def steps(
     for slot in slots:
         meter.start(slot.request.id, len(slot.prompt.ids))
     with torch.inference_mode():
+        meter.phase("prefill")
+        _read_questions(model, attention, slots, meter)
         logits = _prefill(model, attention, cache, slots, meter, prefill_chunk)
         meter.phase("decode")
         while _take(model, sampler(logits), logits, slots, meter):
@@ -128,11 +130,23 @@ def steps(
     yield
 
 
+def _read_questions(model: LanguageModel, attention: Attention, slots: Sequence[Slot], meter: Meter) -> None:
+    """A pass over each question alone for an attention that asks for it: timed and counted, its cache thrown away.
+
+    The prompt's first token goes before the question: the attention that any first token draws is not the question's.
+    """
+    for row, slot in enumerate(slots):
+        reader = attention.question_reader(row, len(slot.prompt.ids)) if slot.prompt.question_ids else None
+        if reader is not None:
+            ids = (slot.prompt.ids[0], *slot.prompt.question_ids)
+            meter.step(len(ids), len(ids))
+            model.decoder(torch.tensor([ids]), model.decoder.new_cache(1, len(ids)), reader)
+
+
 def _prefill(
     model: LanguageModel, attention: Attention, cache: KVCache, slots: Sequence[Slot], meter: Meter, chunk: int
 ) -> Tensor:
     """Feeds all prompts in ragged chunks; returns the logits [B, vocab] after each prompt's last token."""
-    meter.phase("prefill")
     prompts = [slot.prompt.ids for slot in slots]
     sizes = [pass_tokens(len(ids), chunk) for ids in prompts]
     logits = torch.empty(len(slots), model.config.vocab)

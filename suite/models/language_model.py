@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -28,11 +29,20 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A request as token ids; `notes` says what was done about a prompt that did not fit."""
+    """A request as token ids; `notes` says what was done about a prompt that did not fit.
+
+    `question`: the tokens [start, stop) of the prompt that ask, where the request knows them and they were not cut.
+    """
 
     ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     notes: tuple[str, ...]
+    question: tuple[int, int] | None = None
+
+    @property
+    def question_ids(self) -> tuple[int, ...]:
+        """The tokens that ask; none where they are not known."""
+        return self.ids[slice(*self.question)] if self.question is not None else ()
 
 
 @dataclass
@@ -64,6 +74,12 @@ class LanguageModel:
 
     def encode(self, request: Request) -> EncodedPrompt:
         """Token ids of a request. A prompt longer than the window is cut, refused or let through, as it says."""
+        encoded = self._fitted(request)
+        if request.question is None:
+            return encoded
+        return replace(encoded, question=find_text(request.question, encoded.ids, self.tokenizer))
+
+    def _fitted(self, request: Request) -> EncodedPrompt:
         target = tuple(self.tokenizer.encode(request.target)) if request.target is not None else ()
         room = self.window - (len(target) or request.max_new_tokens)
         ids = self.tokenizer.prompt(request.prompt, request.chat)
@@ -98,3 +114,17 @@ class LanguageModel:
             cut = self.tokenizer.prompt(text, request.chat)
             limit -= len(cut) - room  # joining the halves can tokenise into a few tokens more
         return cut
+
+
+def find_text(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, int] | None:
+    """The fewest tokens [start, stop) around the last place where `text` stands in `ids`; `None` if it is not there.
+
+    Looked for in decoded text, so that a chat template, truncation and tokens across its ends make no difference.
+    """
+    if text not in tokenizer.decode(ids):
+        return None
+    start = bisect_left(range(len(ids)), True, key=lambda first: text not in tokenizer.decode(ids[first:])) - 1
+    stop = bisect_left(
+        range(len(ids)), True, lo=start, key=lambda last: text in tokenizer.decode(ids[start : last + 1])
+    )
+    return start, stop + 1

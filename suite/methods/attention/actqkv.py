@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from kernels import gemv
 from kernels.kv_move import gather
@@ -15,11 +14,8 @@ from kernels.segment_reduce import probe_pool
 from kernels.select_top import top
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.cutoff import CutOff
-from suite.methods.attention.probe import (
-    LayerMemory,
-    density,
-    local_mask,
-)
+from suite.methods.attention.probe import LayerMemory, density, local_mask, local_mass
+from suite.methods.attention.question import QuestionReader, scorer
 from suite.methods.attention.selection import Beside, Causal, Elsewhere, Merged, Plan, Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
@@ -44,7 +40,8 @@ class ActQKVConfig(MethodConfig):
     """Tokens: `block`, `n_init` sinks, `n_local` recent ones, `window` queries per probe. `topk` blocks per layer on
     average, between `min_blocks` and twice `topk`; `cached_blocks` stay on the device. `probe`: how the queries of a
     window become one (`mean` is InfLLM's, `window` the paper's, `running` the release's). `score_temperature` divides
-    the cosines before the entropy; `cutoff` false gives every layer `topk`.
+    the cosines before the entropy; `cutoff` false gives every layer `topk`. `question_weight`: how often the cosine
+    with the question's query counts in prefill, if the question is known (0: not at all).
     """
 
     block: int = tunable(32, low=1, high=256, log=True)
@@ -58,6 +55,7 @@ class ActQKVConfig(MethodConfig):
     probe: Literal["window", "running", "mean"] = tunable("window", choices=("window", "running", "mean"))
     score_temperature: float = tunable(1.0, low=0.001, high=1.0, log=True)
     cutoff: bool = tunable(True, choices=(True, False))
+    question_weight: float = tunable(4.0, low=0.0, high=16.0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -72,7 +70,7 @@ class ActQKV(AttentionMethod):
     """Recent tokens at true distances, retrieved blocks all at distance n_local, merged by log-sum-exp.
 
     The cache holds recent keys, rotated; a `BlockStore` per layer holds all keys as projected. Selection happens once
-    per window of prefill and once per decoded token, and is one list per layer.
+    per window of prefill and once per decoded token: one list per layer. `question` has the question's term.
     """
 
     card: ClassVar[Card] = Card(
@@ -116,11 +114,15 @@ class ActQKV(AttentionMethod):
         state, stop, reach = self._layers[layer][row], step.stops[row], self._config.n_local
         start = max(0, stop - len(q) - reach + 1)
         keys = step.cache.keys[layer][row, :, start:stop].contiguous()  # else torch takes a far slower path
-        grouped = q.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
-        scores = (grouped @ keys.transpose(1, 2)).view(self._model.heads, len(q), -1).float() * self._model.scale
-        if len(q) > 1:
-            scores += step.shared(f"local window/{row}", lambda: local_mask(len(q), stop - start, reach))
-        state.receive(scores.softmax(dim=-1).sum(dim=1))
+        window = f"local window/{row}"
+        mask = step.shared(window, lambda: local_mask(len(q), stop - start, reach)) if len(q) > 1 else None
+        state.receive(local_mass(q, keys, self._model.scale, mask))
+
+    def question_reader(self, row: int, prompt_tokens: int) -> QuestionReader | None:
+        """A prompt that stays dense needs no question."""
+        if not self._config.question_weight or prompt_tokens <= self.dense_until:
+            return None
+        return QuestionReader(self._model, self._one_angle, [layer[row] for layer in self._layers])
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         """One query is its own probe."""
@@ -137,8 +139,9 @@ class ActQKV(AttentionMethod):
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
         """All queries of a window read one list of blocks; what is pending between it and the local part, causally."""
-        store, local = self._layers[layer][row].store, self._config.n_local
-        pages, _ = self._choose(layer, row, self._probe(self._layers[layer][row], self._one_angle(q)))
+        state, local = self._layers[layer][row], self._config.n_local
+        store, probe = state.store, self._probe(state, self._one_angle(q))
+        pages, _ = self._choose(layer, row, probe, state.asked)
         spans = store.spans(pages, store.tokens - local, local)[0, 0]
         slots = torch.cat([torch.arange(start, stop, dtype=torch.int32) for start, stop, _ in spans.tolist()])
         positions = torch.arange(first, first + len(q), dtype=torch.int32) + step.cache.evicted[row]
@@ -158,12 +161,12 @@ class ActQKV(AttentionMethod):
         statistics = state.running.update(h.float()) if self._config.probe == "running" else None
         return h.float().mean(dim=0) if statistics is None else probe_pool(h, statistics)
 
-    def _choose(self, layer: int, row: int, probe: Tensor) -> tuple[list[int], int]:
+    def _choose(self, layer: int, row: int, probe: Tensor, asked: Tensor | None = None) -> tuple[list[int], int]:
         """Pages of the best blocks in text order, now on the device, and how many came from the host."""
         state = self._layers[layer][row]
         if state.blocks == 0:
             return [], 0
-        query = functional.normalize(probe, dim=0).to(state.reps.dtype)
+        query = scorer(probe, asked, self._config.question_weight).to(state.reps.dtype)
         scores = gemv.linear(query[None], state.reps[: state.blocks], out_dtype=torch.float32)
         k = min(state.blocks, self._config.topk)
         if self._config.cutoff:
@@ -179,12 +182,10 @@ class ActQKV(AttentionMethod):
         return sum(store.host_bytes + store.device_bytes for store in stores)
 
     def index_bytes(self) -> int:
-        tensors = [t for layer in self._layers for state in layer for t in (state.reps, state.mass)]
-        return sum(t.untyped_storage().nbytes() for t in tensors)
+        return sum(state.index_bytes for layer in self._layers for state in layer)
 
     def capacity(self, tokens: int) -> int:
-        kept = self.dense_until + 2 * self._config.window
-        return min(tokens, kept) if self._evicting else tokens
+        return min(tokens, self.dense_until + 2 * self._config.window) if self._evicting else tokens
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -83,6 +83,10 @@ class AttentionMethod(Method):
     def learn(self, layer: int, q: Tensor, row: int, step: Step) -> None:
         """New tokens of one batch row are stored: q [T, H, D] rotated as its keys are; extend the index."""
 
+    def question_reader(self, row: int, prompt_tokens: int) -> DenseAttention | None:
+        """Attends in a pass over one row's question alone, before its prompt; `None`: no such pass is run."""
+        return None
+
     def sharpen(self, seen: Tensor) -> Tensor | None:
         """Factor on the logits of queries that have seen `seen` [...] tokens, their own included; `None` is 1."""
         return None
@@ -195,6 +199,9 @@ class SelectedAttention(MeteredAttention):
 
     def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
         self._method.observe(layer, hidden, step)
+
+    def question_reader(self, row: int, prompt_tokens: int) -> DenseAttention | None:
+        return self._method.question_reader(row, prompt_tokens)
 
     def begin(self, cache: KVCache, counts: Sequence[int]) -> None:
         super().begin(cache, counts)

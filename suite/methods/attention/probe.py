@@ -43,13 +43,15 @@ class RunningStatistics:
 class LayerMemory:
     """One layer of one batch row. `mass` [H, pending tokens]: local attention each token has received so far.
 
-    `reps` [capacity, F]: representatives of the flushed blocks, of length 1.
+    `reps` [capacity, F]: representatives of the flushed blocks, of length 1. `asked` [F], of length 1: the query of
+    the question, where it is known.
     """
 
     store: BlockStore
     mass: Tensor
     reps: Tensor
     running: RunningStatistics
+    asked: Tensor | None = None
 
     @classmethod
     def empty(cls, model: ModelConfig, config: Any) -> LayerMemory:
@@ -67,6 +69,12 @@ class LayerMemory:
     def blocks(self) -> int:
         """Flushed blocks: those that can be retrieved."""
         return self.store.flushed - self.store.sinks
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes kept beside keys and values."""
+        kept = (self.reps, self.mass, self.asked)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept if tensor is not None)
 
     def flush(self, pending: int, count: int) -> None:
         """Flushes the oldest blocks until at most `pending` tokens wait, and notes their representatives."""
@@ -93,6 +101,15 @@ def represent(keys: Tensor, mass: Tensor, count: int) -> Tensor:
     best = mass.topk(count, dim=1).indices
     chosen = keys.float().repeat_interleave(group, dim=0).gather(1, best[..., None].expand(-1, -1, keys.shape[2]))
     return functional.normalize(chosen.mean(dim=1).flatten(), dim=0)
+
+
+def local_mass(q: Tensor, keys: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Softmax mass [H, n] that keys [G, n, D] receive from queries [T, H, D], both rotated; `mask` [T, n] is added."""
+    grouped = q.transpose(0, 1).reshape(len(keys), -1, q.shape[2])
+    scores = (grouped @ keys.transpose(1, 2)).view(q.shape[1], len(q), -1).float() * scale
+    if mask is not None:
+        scores += mask
+    return scores.softmax(dim=-1).sum(dim=1)
 
 
 def density(scores: Tensor) -> float:
