@@ -173,6 +173,12 @@ EXPERIMENTS = Registry(
             "dhsa", "suite.experiments.dhsa:DHSAExperiment", "attention", "prefill time and memory, keys found, recall"
         ),
         Entry(
+            "dhsa_block",
+            "suite.experiments.dhsa_block:DHSABlockExperiment",
+            "attention",
+            "attention and prefill time against length, keys and attention mass found by each mask",
+        ),
+        Entry(
             "longheads",
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",
