@@ -149,7 +149,8 @@ def _ratios(above: FloatArray, below: FloatArray, axis: int) -> FloatArray:
     """Ratios of means of resamples, infinite over nothing; nothing over nothing may be anything, and is -inf here."""
     top, bottom = above.mean(axis=axis), below.mean(axis=axis)
     over_nothing = np.where(top == 0, -np.inf, np.inf)
-    return np.divide(top, bottom, out=over_nothing, where=bottom != 0)
+    ratios: FloatArray = np.divide(top, bottom, out=over_nothing, where=bottom != 0)
+    return ratios
 
 
 def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:

@@ -8,7 +8,7 @@ given the same density, but do not read the same: `topk` spends a part of it on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -132,7 +132,7 @@ class Racing(Asked):
         self.times: dict[str, dict[tuple[str, int], float]] = {"dense": {}, "sparse": {}}
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
-        makers = {
+        makers: dict[str, Callable[[], Plan]] = {
             "dense": partial(Causal, step.positions[row]),
             "sparse": partial(self.sparse, self._config, layer, q, row, step),
         }
@@ -145,7 +145,7 @@ class Raced:
 
     method: Racing
     layer: int
-    makers: dict[str, partial[Plan]]
+    makers: dict[str, Callable[[], Plan]]
 
     def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """The first layer warms up."""
