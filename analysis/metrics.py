@@ -23,6 +23,8 @@ KV_FIGURES = {
     "selected_retention_prompt": "selected_retention_prompt",
     "resident_bytes": "kv_resident_bytes",
     "index_bytes": "kv_index_bytes",
+    "host_bytes": "kv_host_bytes",
+    "prefill_index_bytes": "kv_prefill_index_bytes",
     "read_bytes_per_step": "kv_read_bytes_per_step",
     "fetch_bytes_per_step": "kv_fetch_bytes_per_step",
     "full_bytes": "kv_full_bytes",
@@ -38,6 +40,7 @@ def unit_metrics(unit: UnitResult, ceilings: Ceilings | None = None) -> Metrics:
         **throughput_metrics([timed]),
         **score_metrics(unit.samples),
         **kv_metrics(unit.kv),
+        "prefill_density": prefill_density([unit]),
         **_memory_metrics(unit),
         "joules_per_token": _joules_per_token(unit, timed),
         **placement_metrics([placements(unit, ceilings)]),
@@ -82,7 +85,14 @@ def score_metrics(samples: Sequence[Sample]) -> Metrics:
 
 def kv_metrics(kv: Sequence[KVSample]) -> Metrics:
     """KV-cache figures, means over the counted requests (`methods/_kv_retention.md`)."""
-    return {metric: statistics.mean([getattr(sample, name) for sample in kv]) for name, metric in KV_FIGURES.items()}
+    found = {metric: statistics.mean([getattr(sample, name) for sample in kv]) for name, metric in KV_FIGURES.items()}
+    return found | {"kv_device_bytes": statistics.mean([sample.resident_bytes - sample.host_bytes for sample in kv])}
+
+
+def prefill_density(units: Sequence[UnitResult]) -> float | None:
+    """Attention FLOPs of the counted prompts over those of full causal attention, mean over the units that have it."""
+    densities = [count.attention_density for unit in units for count in unit.counts if count.phase == "prefill"]
+    return statistics.mean([density for density in densities if density is not None])
 
 
 def _memory_metrics(unit: UnitResult) -> Metrics:

@@ -27,7 +27,10 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure from `n` samples with its 95% interval; without one `low` and `high` are None and `note` says why."""
+    """A figure from `n` samples with its 95% interval.
+
+    Without one `low` and `high` are None, without an upper bound `high` is, and `note` says why.
+    """
 
     value: float
     low: float | None
@@ -115,7 +118,8 @@ def paired_ratio(baseline: Mapping[PairKey, float], method: Mapping[PairKey, flo
 def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
     """mean(above) / mean(below) of two independent samples, with a percentile bootstrap interval over both.
 
-    None where either is empty or the mean below is not positive.
+    None where either is empty or the mean below is not positive. Where resamples below are all zeros, as those of
+    scores can be, the upper bound may not exist: then `high` is None.
     """
     top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     if not len(top) or not len(bottom) or bottom.mean() <= 0:
@@ -124,16 +128,29 @@ def ratio_of_means(above: Sequence[float], below: Sequence[float]) -> Estimate |
     n = min(len(top), len(bottom))
     if n < 2:
         return Estimate(value, None, None, n, "one sample, no interval")
-    with np.errstate(divide="ignore"):  # a resample of scores may be all zeros below
+    with np.errstate(invalid="ignore"):  # differences of infinite ratios
         result = stats.bootstrap(
             (top, bottom),
-            lambda x, y, axis: np.mean(x, axis=axis) / np.mean(y, axis=axis),
+            _ratios,
             confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES,
             method="percentile",
             rng=np.random.default_rng(SEED),
         )
-    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high), n)
+        ratios, tail = result.bootstrap_distribution, 50 * (1 - CONFIDENCE)
+        low = np.percentile(np.where(ratios == -np.inf, 0.0, ratios), tail)
+        high = np.percentile(np.where(ratios == -np.inf, np.inf, ratios), 100 - tail)
+    if not np.isfinite(high):
+        return Estimate(value, float(low), None, n, "no upper bound: too few samples below are not zero")
+    return Estimate(value, float(low), float(high), n)
+
+
+def _ratios(above: FloatArray, below: FloatArray, axis: int) -> FloatArray:
+    """Ratios of means of resamples, infinite over nothing; nothing over nothing may be anything, and is -inf here."""
+    top, bottom = above.mean(axis=axis), below.mean(axis=axis)
+    over_nothing = np.where(top == 0, -np.inf, np.inf)
+    ratios: FloatArray = np.divide(top, bottom, out=over_nothing, where=bottom != 0)
+    return ratios
 
 
 def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:

@@ -82,7 +82,7 @@ def _best_level() -> str:
 
 @functools.cache
 def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bf16. Without them torch's matmul takes ten times fp32's time."""
+    """Whether this CPU multiplies bf16. Where it does not, torch's matmul takes ten times as long as in fp32."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_machine().split())
 
 

@@ -179,6 +179,10 @@ EXPERIMENTS = Registry(
             "suite.experiments.hyperparams:HyperparamsExperiment",
             "analysis",
             "vLLM by batch size and dtype: saturation, irregularity, gain of tuning again",
+            "dhsa_block",
+            "suite.experiments.dhsa_block:DHSABlockExperiment",
+            "attention",
+            "attention and prefill time against length, keys and attention mass found by each mask",
         ),
         Entry(
             "longheads",

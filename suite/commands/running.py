@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from suite.commands.calibration import ensure_calibration
 from suite.commands.output import interval, number, print_json, progress_bar, stderr, stdout, table
@@ -113,12 +113,29 @@ _RATIOS = (("ttft", "prefill x"), ("tpot", "decode x"))
 _SHOWN_PROBLEMS = 3
 
 
+class _Extra(NamedTuple):
+    """A column that is there where some method has another value than `usual`."""
+
+    metric: str
+    title: str
+    usual: float
+    show: Callable[[float | None], str]
+
+
+_EXTRAS = (
+    _Extra("prefill_density", "prefill read", 1.0, number),
+    _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
+)
+
+
 def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
     columns = [
         "method", "status", "n", "score", "TTFT ms", "TPOT ms", "tok/s", "KV stored", "KV read", "GB/s", "roof",
         *(title for _, title in _RATIOS),
     ]  # fmt: skip
-    rows = [_row(row) for row in document["summary"]]
+    extras = _extras(document["summary"])
+    columns[9:9] = [extra.title for extra in extras]
+    rows = [_row(row, extras) for row in document["summary"]]
     first = document["summary"][0]
     source = f"source: {first['source']}"
     table(
@@ -148,7 +165,13 @@ def _prompt_notes(units: Sequence[UnitResult]) -> list[str]:
     return [] if first is None else [f"{len(noted)} prompts did not fit as they were; {first[0]}: {first[1]}"]
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
+def _extras(summary: Sequence[Mapping[str, Any]]) -> list[_Extra]:
+    """Those columns that tell something; what rounds to the usual value does not."""
+    values = {extra: [row["metrics"].get(extra.metric) for row in summary] for extra in _EXTRAS}
+    return [e for e, found in values.items() if any(x is not None and abs(x - e.usual) >= 5e-4 for x in found)]
+
+
+def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
     metrics, ratios = row["metrics"], row["ratios"]
     error = metrics.get("score_standard_error")
     score = number(metrics.get("score")) + (f" ± {number(error, 2)}" if error is not None else "")
@@ -163,6 +186,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         number(metrics.get("output_throughput")),
         number(metrics.get("stored_retention")),
         number(metrics.get("selected_retention")),
+        *(extra.show(metrics.get(extra.metric)) for extra in extras),
         number(metrics.get("decode_gb_per_s")),
         "-" if fraction is None else f"{fraction:.0%}",
         *(_ratio(ratios.get(name)) for name, _ in _RATIOS),

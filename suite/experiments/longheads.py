@@ -20,12 +20,9 @@ from torch import Tensor
 from analysis.statistics import ratio_of_means
 from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
-from suite.experiments.recall import TRAINED, Column, Grid, means, recall_grid
+from suite.experiments.recall import TRAINED, Column, Grid, means, passkey_scores, recall_grid
 from suite.experiments.synthetic import filled_cache, race_steps
-from suite.experiments.texts import passkeys
-from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
-from suite.harness.meter import RequestMeter
 from suite.methods.attention.base import SelectedAttention
 from suite.methods.attention.dense import Dense
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig
@@ -119,13 +116,8 @@ class LongHeadsExperiment(Experiment):
 
     def _passkey(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Both at the same length, because the default model itself is shaky at 2K."""
-        workload, requests = passkeys(PASSKEY_TOKENS, PASSKEYS)
-        scores: dict[str, list[float]] = {"plain": [], "longheads": []}
-        for index, request in enumerate(requests):
-            for name, method, config in (("plain", Dense(), Dense.Config()), ("longheads", LongHeads(), SERVED)):
-                bench.tick(f"passkey {index + 1} of {PASSKEYS}: {name}")
-                completion = Contender(method, config, model).complete([request], RequestMeter())[0]
-                scores[name].append(workload.score(completion, request) / 100)
+        columns: dict[str, Column] = {"plain": (Dense(), Dense.Config()), "longheads": (LongHeads(), SERVED)}
+        scores = passkey_scores(model, columns, PASSKEY_TOKENS, PASSKEYS, bench)
         conditions = (
             f"smollm2-135m bf16, {PASSKEYS} prompts of about {PASSKEY_TOKENS} tokens, A={SERVED.attention_length}; "
             "the same prompts, dense"

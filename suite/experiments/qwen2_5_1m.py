@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio, ratio_of_means
-from kernels.counting import counting
 from suite.engines.pipeline import ChunkCost, dynamic_chunks, fixed_chunks, simulate
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.memory import prefill_peak
+from suite.experiments.prefill import attention_flops, in_turn
 from suite.experiments.recall import TRAINED, Column, means, recall_grid
 from suite.experiments.synthetic import filled_cache
 from suite.experiments.texts import prose
@@ -229,27 +230,21 @@ class Raced:
 
     def attend(self, q: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """Which plan begins changes from segment to segment."""
-        race, results, taken = self.method.race, {}, {}
-        order = ("full", "sparse") if len(race.times) % 2 else ("sparse", "full")
-        for which in order:
-            start = time.perf_counter()
-            results[which] = self._plan(which, q, site).attend(q, site)
-            taken[which] = time.perf_counter() - start
+        race, order = self.method.race, ("full", "sparse")
+        if len(race.times) % 2 == 0:
+            order = ("sparse", "full")
+        results, taken = in_turn({which: partial(self._plan, which, q, site) for which in order}, q, site)
         race.times.append((self.layer, site.first + len(q), taken["full"], taken["sparse"]))
         race.recall = float((results["sparse"][1] - results["full"][1]).exp().clamp(max=1).mean())
         if site.first + len(q) == RACE_TOKENS:
-            race.density = self._flops("sparse", q, site) / self._flops("full", q, site)
+            sparse, full = (attention_flops(self._plan(which, q, site), q, site) for which in ("sparse", "full"))
+            race.density = sparse / full
         return results["full"]
 
     def _plan(self, which: str, q: Tensor, site: Site) -> Plan:
         if which == "sparse":
             return self.method.sparse(self.layer, q, self.row, site.first, self.regions, self.step)
         return whole(self.regions, site.first, len(q))
-
-    def _flops(self, which: str, q: Tensor, site: Site) -> float:
-        with counting() as counter:
-            self._plan(which, q, site).attend(q, site)
-        return sum(cost.flops for name, cost in counter.costs.items() if name.endswith("prefill"))
 
 
 class Racing(Qwen25OneM):

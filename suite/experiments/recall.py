@@ -1,4 +1,7 @@
-"""The recall grid: digit accuracy of methods on the lab model, from its trained length to many times that."""
+"""Accuracies of methods on the same prompts.
+
+The recall grid has those of the lab model, from its trained length to many times that; pass keys are for larger models.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from suite.experiments.base import Workbench
+from suite.experiments.texts import passkeys
 from suite.harness.contender import Contender
 from suite.harness.meter import RequestMeter
 from suite.harness.options import make_workload
@@ -43,6 +47,22 @@ def recall_grid(
                 scores.append(workload.score(completion, request) / 100)
                 after(name, length, request)
     return grid
+
+
+def passkey_scores(
+    model: LanguageModel, columns: Mapping[str, Column], tokens: int, prompts: int, bench: Workbench
+) -> dict[str, list[float]]:
+    """Accuracies (0 to 1) by column, on the same prompts of about `tokens` tokens."""
+    workload, requests = passkeys(tokens, prompts)
+    scores: dict[str, list[float]] = {name: [] for name in columns}
+    for name, (method, config) in columns.items():
+        contender = Contender(method, config, model)
+        contender.prepare()
+        for index, request in enumerate(requests):
+            bench.tick(f"passkey {index + 1} of {prompts}: {name}")
+            completion = contender.complete([request], RequestMeter())[0]
+            scores[name].append(workload.score(completion, request) / 100)
+    return scores
 
 
 def means(grid: Grid) -> dict[str, dict[int, float]]:

@@ -165,7 +165,7 @@ class BlockRun:
         self._setting.tick(f"{self._spec.workload.task}: counting {unit.spec.method.name}")
         model = self._setting.model
         per_token = model.config.kv_bytes_per_token(2 if model.dtype == "bf16" else 4)
-        with CountingPass(per_token) as counting:
+        with CountingPass(per_token, model.config.attention_flops_per_pair) as counting:
             for request in counted:
                 unit.entrant.contender.complete([request], counting.meter)
         unit.counts, unit.kv = counting.phases(self._setting.model_cost), counting.meter.kv_samples()

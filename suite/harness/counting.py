@@ -175,12 +175,15 @@ def _extent(tensor: Tensor) -> int:
 class CountingPass:
     """Counts the requests that run inside, phase by phase; hand `meter` to the generator.
 
+    `pair_flops` are those of a query and a key in all heads and layers; without them there is no attention density.
+
     with CountingPass(kv_bytes_per_token) as counted:
         generator.generate([request], counted.meter)
     counted.phases(model_cost), counted.meter.kv_samples()
     """
 
-    def __init__(self, kv_bytes_per_token: int) -> None:
+    def __init__(self, kv_bytes_per_token: int, pair_flops: int = 0) -> None:
+        self._pair_flops = pair_flops
         self.meter = CountingMeter(kv_bytes_per_token, self._switch)
         self._torch: dict[Phase, Tally] = {"prefill": Tally(), "decode": Tally()}
         self._kernels: dict[Phase, Tally] = {"prefill": Tally(), "decode": Tally()}
@@ -231,8 +234,14 @@ class CountingPass:
             kernel_bytes=_moved(kernels),
             modelled_flops=flops,
             modelled_bytes=moved,
+            attention_density=self._density(steps, kernels),
             ops=tuple(ops),
         )
+
+    def _density(self, steps: Sequence[Step], kernels: Sequence[OpCount]) -> float | None:
+        pairs = sum(step.tokens * step.context_tokens - step.tokens * (step.tokens - 1) // 2 for step in steps)
+        attended = sum(op.flops for op in kernels if op.op == "kernels.flash_decode" or op.op.endswith("prefill"))
+        return attended / (pairs * self._pair_flops) if self._pair_flops else None
 
 
 def _moved(ops: Sequence[OpCount]) -> float:

@@ -34,7 +34,8 @@ class KVSample(Record):
     """`workloads.schema.KVFigures` of one counted request, and the figures that only a counting pass has.
 
     `..._layer_min` and `..._layer_max` are the extreme layers' means over the decode steps; `padded_retention` is what
-    a kernel padded to the largest head of each layer would read. `fetch_bytes_per_step` came from the host tier.
+    a kernel padded to the largest head of each layer would read. `fetch_bytes_per_step` came from the host tier,
+    `host_bytes` of the resident bytes are there. Choosing what the prompt reads took `prefill_index_bytes` of an index.
     """
 
     stored_retention: float
@@ -51,6 +52,8 @@ class KVSample(Record):
     selected_retention_layer_max: float | None = None
     padded_retention: float | None = None
     fetch_bytes_per_step: float = 0.0
+    host_bytes: int = 0
+    prefill_index_bytes: int = 0
 
 
 class Sample(Record):
@@ -87,7 +90,8 @@ class PhaseCount(Record):
 
     `steps` forward passes over `tokens` tokens; `modelled_*` is the analytic roofline's figure for the same work (0
     when no model was given). `counted_bytes` is everything counted: torch operators by the dispatch counter, plus
-    `kernel_bytes`, which the suite's own kernels report from their cost models.
+    `kernel_bytes`, which the suite's own kernels report from their cost models. `attention_density` is the attention
+    kernels' share of the FLOPs of full causal attention (`_kv_retention.md` section 4).
     """
 
     phase: Phase
@@ -99,6 +103,7 @@ class PhaseCount(Record):
     kernel_bytes: float = 0.0
     modelled_flops: float
     modelled_bytes: float
+    attention_density: float | None = None
     ops: tuple[OpCount, ...] = ()
 
 

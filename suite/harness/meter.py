@@ -73,17 +73,22 @@ class RequestMeter:
     def attention(self, read: AttentionRead) -> None:
         """Never called while timing."""
 
-    def resident(self, kv_bytes: int, index_bytes: int) -> None:
+    def planned(self, index_bytes: int) -> None:
+        """Never called while timing."""
+
+    def resident(self, kv_bytes: int, index_bytes: int, host_bytes: int = 0) -> None:
         """Never called while timing."""
 
 
 @dataclass
 class _Ledger:
-    """What one counted request read: the attention calls of each decode step, and the bytes resident at its end."""
+    """What one counted request read, by decode step and of an index in prefill, and the bytes resident at its end."""
 
     steps: list[list[AttentionRead]] = field(default_factory=list)
     kv_bytes: int = 0
     index_bytes: int = 0
+    host_bytes: int = 0
+    prefill_index_bytes: int = 0
 
 
 class CountingMeter(RequestMeter):
@@ -124,9 +129,14 @@ class CountingMeter(RequestMeter):
         if self._phase == "decode" and self._ledgers[-1].steps:
             self._ledgers[-1].steps[-1].append(read)
 
-    def resident(self, kv_bytes: int, index_bytes: int) -> None:
+    def planned(self, index_bytes: int) -> None:
+        """Adds what a prefill call read of an index."""
+        self._ledgers[-1].prefill_index_bytes += index_bytes
+
+    def resident(self, kv_bytes: int, index_bytes: int, host_bytes: int = 0) -> None:
         """Bytes of the real storages at the end of the request."""
-        self._ledgers[-1].kv_bytes, self._ledgers[-1].index_bytes = kv_bytes, index_bytes
+        ledger = self._ledgers[-1]
+        ledger.kv_bytes, ledger.index_bytes, ledger.host_bytes = kv_bytes, index_bytes, host_bytes
 
     def kv_samples(self) -> tuple[KVSample, ...]:
         """One record per counted request that decoded at least one step."""
@@ -166,6 +176,8 @@ def _kv_sample(ledger: _Ledger, kv_bytes_per_token: int) -> KVSample | None:
         stored_retention_last=_ratio(steps[-1], "stored"),
         resident_bytes=ledger.kv_bytes,
         index_bytes=ledger.index_bytes,
+        host_bytes=ledger.host_bytes,
+        prefill_index_bytes=ledger.prefill_index_bytes,
         read_bytes_per_step=fmean(sum(r.kv_bytes + r.index_bytes + r.copy_bytes for r in reads) for reads in steps),
         fetch_bytes_per_step=fmean(sum(r.fetch_bytes for r in reads) for reads in steps),
         full_bytes=kv_bytes_per_token * steps[-1][0].tokens,

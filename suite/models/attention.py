@@ -95,6 +95,10 @@ class Attention(Protocol):
         """Bytes of keys and values the attention keeps outside the cache."""
         ...
 
+    def host_bytes(self) -> int:
+        """Those of `kv_bytes` that are on the host tier."""
+        ...
+
     def index_bytes(self) -> int:
         """Bytes of what the attention keeps beside keys and values."""
         ...
@@ -137,6 +141,10 @@ class DenseAttention:
 
     def kv_bytes(self) -> int:
         """Dense attention keeps all in the cache."""
+        return 0
+
+    def host_bytes(self) -> int:
+        """Dense attention knows no other tier."""
         return 0
 
     def index_bytes(self) -> int:

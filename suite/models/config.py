@@ -89,6 +89,11 @@ class ModelConfig:
         """The rotary embedding of one layer: Gemma 3 gives its sliding layers a base of their own."""
         return self.local_rope if self.local_rope is not None and self.sliding(layer) is not None else self.rope
 
+    @property
+    def attention_flops_per_pair(self) -> int:
+        """FLOPs of one query and one key in all heads of all layers."""
+        return 4 * self.layers * self.heads * self.head_dim
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes of keys and values that one token adds to a full cache, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes

@@ -42,7 +42,7 @@ class AttentionRead:
 class Meter(Protocol):
     """Takes the time stamps and, in a counting pass, the figures that would cost time to collect.
 
-    `counting` is False in timed runs; then `attention` and `resident` are never called.
+    `counting` is False in timed runs; then `attention`, `planned` and `resident` are never called.
     """
 
     counting: bool
@@ -66,8 +66,14 @@ class Meter(Protocol):
     def attention(self, read: AttentionRead) -> None:
         """One decode attention call (counting pass only)."""
 
-    def resident(self, kv_bytes: int, index_bytes: int) -> None:
-        """Bytes of the cache's and the index's real storages at the end of a request (counting pass only)."""
+    def planned(self, index_bytes: int) -> None:
+        """One prefill attention call chose what to read, for which it read that much of an index (counting pass)."""
+
+    def resident(self, kv_bytes: int, index_bytes: int, host_bytes: int = 0) -> None:
+        """Bytes of the cache's and the index's real storages at the end of a request (counting pass only).
+
+        `host_bytes` are those of `kv_bytes` that are on the host tier.
+        """
 
 
 @dataclass
@@ -126,7 +132,8 @@ def steps(
             meter.step(sum(active), max(cache.seen) + 1)
             logits = model.decoder(last, cache, attention)
     if meter.counting:
-        meter.resident(cache.live_bytes() + attention.kv_bytes(), attention.index_bytes())
+        kv_bytes = cache.live_bytes() + attention.kv_bytes()
+        meter.resident(kv_bytes, attention.index_bytes(), attention.host_bytes())
     yield
 
 

@@ -132,3 +132,19 @@ def test_ratio_of_means_without_evidence() -> None:
     alone = statistics.ratio_of_means([4.0], [2.0, 2.0])
     assert alone is not None
     assert (alone.value, alone.low, alone.note) == (2.0, None, "one sample, no interval")
+
+
+def test_ratio_of_means_has_no_upper_bound_where_a_resample_below_is_all_zeros() -> None:
+    estimate = statistics.ratio_of_means([1.0] * 12, [1.0] + [0.0] * 11)
+    assert estimate is not None
+    assert (estimate.value, estimate.high) == (12.0, None)
+    assert estimate.low is not None
+    assert 1 < estimate.low < 12
+    assert "no upper bound" in estimate.note
+
+
+def test_nothing_over_nothing_widens_the_interval_to_both_sides() -> None:
+    rare = [1.0] + [0.0] * 5
+    estimate = statistics.ratio_of_means(rare, rare)
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == (1.0, 0.0, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from suite.cli import run
+from suite.commands.running import _extras
 
 LAB = ("run", "--workload", "recall", "--model", "lab-recall", "--dtype", "fp32", "--limit", "2", "--kv-budget", "64")
 
@@ -29,6 +30,25 @@ def environment() -> dict[str, str]:
     root = Path(__file__).resolve().parents[2]
     clean = {name: value for name, value in os.environ.items() if name != "SUITE_STORE"}
     return {**clean, "PYTHONPATH": str(root)}
+
+
+def test_run_tells_what_a_prompt_reads_and_what_lies_on_the_host(finished):
+    units = json.loads(finished[1].stdout)["units"]
+    found = {unit["method"].split("(")[0].strip(): unit["metrics"] for unit in units}
+    assert found["dense"]["prefill_density"] == pytest.approx(1)
+    assert found["streaming"]["prefill_density"] < 0.9
+    assert {name: m["kv_host_bytes"] > 0 for name, m in found.items() if m["kv_host_bytes"] is not None} == {
+        name: name == "actqkv" for name, m in found.items() if m["kv_host_bytes"] is not None
+    }
+    for metrics in found.values():
+        if metrics["kv_host_bytes"] is not None:
+            assert metrics["kv_device_bytes"] + metrics["kv_host_bytes"] == metrics["kv_resident_bytes"]
+
+
+def test_columns_that_tell_nothing_are_left_out():
+    dense = {"metrics": {"prefill_density": 1.0, "kv_host_bytes": 0.0}}
+    assert _extras([dense]) == []
+    assert [extra.title for extra in _extras([dense, {"metrics": {"prefill_density": 0.5}}])] == ["prefill read"]
 
 
 def test_run_prints_one_json_document_and_leaves_a_report(finished):

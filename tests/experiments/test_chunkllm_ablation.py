@@ -26,7 +26,8 @@ def model() -> LanguageModel:
 
 
 def complete(model: LanguageModel, method: Any) -> None:
-    request = next(Passkey().requests("512", 1, 0)).model_copy(update={"max_new_tokens": TOKENS, "stop": ()})
+    target = model.tokenizer.decode(model.tokenizer.encode("The river is wide. The hill is steep. " * TOKENS)[:TOKENS])
+    request = next(Passkey().requests("512", 1, 0)).model_copy(update={"target": target})
     contender = Contender(method, method.Config(**method.at_budget(96)), model)
     contender.prepare()
     contender.complete([request], RequestMeter())

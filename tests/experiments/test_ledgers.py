@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from suite.experiments import actqkv, chunkllm, dhsa, frontier, qwen2_5_1m, synthetic
+from analysis.claims import reproduce_document
+from suite.experiments import actqkv, chunkllm, dhsa, dhsa_block, frontier, prefill, qwen2_5_1m, synthetic
 from suite.experiments.base import Workbench
 from suite.experiments.memory import peak_bytes
 from suite.experiments.qwen2_5_1m import Qwen25Experiment, Race
 from suite.experiments.texts import passkeys, prose
+from suite.methods.attention.dhsa import DHSA
+from suite.methods.attention.dhsa_block import DHSABlock, DHSABlockConfig
 from suite.methods.attention.qwen2_5_1m import Qwen25OneM
 from suite.models.attention import DenseAttention
 from suite.models.loaders import load_model
@@ -148,3 +153,91 @@ def test_dhsas_recall_is_compared_with_fixed_chunks_and_recency(monkeypatch):
     found = dhsa.attention_recall(BENCH, load_model("smollm2-135m", "bf16"))
     assert set(found) == {"sqrt", "mean", "sum", "fixed chunks", "most recent"}
     assert all(len(values) == 4 and 0 < min(values) <= max(values) <= 1 for values in found.values())
+
+
+@pytest.fixture(scope="module")
+def block_rows():
+    """The ledger of DHSA's second version on a random model, which finds no key."""
+    sizes = {"PROMPTS": 1, "PROMPT_TOKENS": 100, "RECALL_TOKENS": 1024, "RECALL_LAYERS": (1,)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dhsa_block, "load_model", lambda name, dtype: tiny_model())
+        for module in (prefill, dhsa_block):
+            patch.setattr(module, "LENGTHS", {256: 3, 1024: 1})
+        for name, value in sizes.items():
+            patch.setattr(dhsa_block, name, value)
+        return list(dhsa_block.DHSABlockExperiment().findings(BENCH))
+
+
+def test_the_ledger_of_block_masks_has_a_row_per_claim(block_rows):
+    assert [row.claim.split(":")[0] for row in block_rows] == [claim.id for claim in DHSABlock.card.claims]
+    attention, first_token, _ = block_rows
+    per_layer, rounds = attention.details["seconds"], first_token.details["seconds"]
+    assert {n: len(row["sparse"]) for n, row in per_layer.items()} == {256: 2, 1024: 2}  # the first layer warms up
+    assert {n: len(row["sparse"]) for n, row in rounds.items()} == {256: 3, 1024: 1}
+    assert attention.measured == pytest.approx(geometric(per_layer[1024]))  # the longest length
+    assert first_token.measured == pytest.approx(geometric(rounds[256]))  # the longest with an interval
+    assert first_token.low is not None
+    assert "128K is not measured" in attention.conditions
+    assert "1K has too few rounds" in first_token.conditions
+
+
+def geometric(row: dict[str, list[float]]) -> float:
+    logs = (
+        torch.tensor(row["dense"], dtype=torch.float64).log() - torch.tensor(row["sparse"], dtype=torch.float64).log()
+    )
+    return float(logs.mean().exp())
+
+
+def test_masks_that_may_keep_more_find_more_and_plain_top_blocks_waste_some(block_rows):
+    recall, density = block_rows[2].details["recall"], block_rows[2].details["density"]
+    for variant in dhsa_block.VARIANTS:
+        assert 0 < fmean(recall[f"{variant} 12.5%"]) < fmean(recall[f"{variant} 25.0%"]) < 1
+    for share in ("12.5%", "25.0%"):
+        assert max(density[f"topk {share}"]) < min(density[f"a {share}"])  # of the same budget, a part on the future
+
+
+def test_where_plain_blocks_find_nothing_the_ledger_says_so_and_shows_no_figure(block_rows):
+    row = block_rows[2]
+    assert (row.measured, row.verdict) == (None, "not measurable here")
+    assert "topk finds no key at all" in row.reason
+    json.dumps(reproduce_document(block_rows), allow_nan=False)
+
+
+def test_attention_is_raced_with_its_mask_building_and_goes_on_in_full(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(prefill, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    learn = DHSABlock.learn
+
+    def slow(*args):
+        clock.now += 100
+        learn(*args)
+
+    monkeypatch.setattr(DHSABlock, "learn", slow)
+    model, ids = tiny_model(), prose(tiny_model(), 700)
+    racing, config = dhsa_block.Racing(), DHSABlockConfig(density=0.05)
+    logits = prefill.prefill(model, racing, config, ids)
+    assert racing.times == {
+        "dense": {("layer", 1): 0, ("layer", 2): 0}, "sparse": {("layer", 1): 100, ("layer", 2): 100}
+    }  # fmt: skip
+    full = prefill.prefill(model, DHSABlock(), DHSABlockConfig(density=1.0), ids)
+    torch.testing.assert_close(logits, full, atol=1e-4, rtol=0)
+    assert (logits - prefill.prefill(model, DHSABlock(), config, ids)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("fixed", [[0.0] * 12, [1.0] + [0.0] * 11])
+def test_dhsas_ledger_shows_no_infinite_figure_where_fixed_blocks_find_little(monkeypatch, fixed):
+    found = {"dense": [1.0] * 12, "dhsa": [1.0] * 12, "fixed blocks (dhsa_block vs)": fixed, "sinks and recent": fixed}
+    monkeypatch.setattr(dhsa, "passkey_scores", lambda *args: found)
+    _, _, _, accuracy, blocks, _ = DHSA.card.claims
+    rows = list(dhsa.DHSAExperiment()._scores(BENCH, tiny_model(), accuracy, blocks))
+    json.dumps(reproduce_document(rows), allow_nan=False)
+    assert rows[1].high is None
+    assert ("no key at all" in rows[1].reason) if not any(fixed) else ("no upper bound" in rows[1].reason)
+
+
+def test_dhsas_ledger_survives_a_model_that_finds_no_key(monkeypatch):
+    nothing = dict.fromkeys(("dense", "dhsa", "fixed blocks (dhsa_block vs)", "sinks and recent"), [0.0] * 3)
+    monkeypatch.setattr(dhsa, "passkey_scores", lambda *args: nothing)
+    _, _, _, accuracy, blocks, _ = DHSA.card.claims
+    rows = list(dhsa.DHSAExperiment()._scores(BENCH, tiny_model(), accuracy, blocks))
+    assert [(row.measured, "no key at all" in row.reason) for row in rows] == [(None, True)] * 2

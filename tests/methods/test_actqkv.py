@@ -208,11 +208,15 @@ def test_decode_counts_fetched_bytes_and_device_memory_is_bounded():
     meter = CountingMeter(CONFIG.kv_bytes_per_token(4))
     text = "".join(chr(97 + (i * i) % 26) for i in range(300))
     request = Request(id="r", task="t", prompt=text, metric="none", max_new_tokens=20)
-    with ActQKV().attach(tiny_model(), SMALL) as generator:
+    method = ActQKV()
+    with method.attach(tiny_model(), SMALL) as generator:
         list(generator.generate([request], meter))
     kv = meter.kv_samples()[0]
     page = 2 * CONFIG.kv_heads * B * CONFIG.head_dim * 4
     assert 0 < kv.fetch_bytes_per_step <= CONFIG.layers * TOPK * page
+    assert kv.host_bytes == method.host_bytes() > 0
+    assert kv.host_bytes < kv.resident_bytes
+    assert kv.prefill_index_bytes > 0
     assert kv.stored_retention == 1.0
     assert kv.selected_retention == pytest.approx((INIT + LOCAL + TOPK * B + (B + 1) / 2) / 310, rel=0.05)
 

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from kernels.counting import counting
+from suite.harness.counting import CountingPass
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
 from suite.methods.attention.selection import Shared, Site, count_read
 from suite.models.attention import DenseAttention, Step
 from suite.models.rope import Rope, rotate
 from tests.methods.support import CONFIG, LargestTensor, logits_of, project, run_layer, selected, tiny_model
+from workloads.schema import Request
 
 W, A = 8, 64
 SMALL = LongHeadsConfig(chunk=W, attention_length=A)
@@ -201,6 +203,20 @@ def test_attention_flops_grow_linearly_and_nothing_has_the_size_of_a_dense_map()
     long, elements = measure(1024)
     assert 2.0 <= long / short < 2.3  # the first A tokens are dense and not counted here
     assert elements < 1024 * 1024 / 2
+
+
+def test_prefill_counts_the_representations_it_chooses_by_and_the_pairs_it_reads():
+    model, length = tiny_model(), 200
+    request = Request(id="r", task="t", prompt="a" * length, metric="none", max_new_tokens=3)
+    with CountingPass(0, CONFIG.attention_flops_per_pair) as counted, LongHeads().attach(model, SMALL) as generator:
+        list(generator.generate([request], counted.meter))
+    (kv,) = counted.meter.kv_samples()
+    assert kv.prefill_index_bytes == CONFIG.layers * CONFIG.heads * (length // W) * CONFIG.head_dim * 4
+    read = [min(t, (A // W - 1) * W + t % W) for t in range(1, length + 1)]  # dense, then A less the unfinished chunk
+    share = sum(read) / (length * (length + 1) / 2)
+    prefill, _ = counted.phases(None)
+    assert share < 0.7
+    assert prefill.attention_density == pytest.approx(share, rel=0.1)  # rotating a query for each span costs a little
 
 
 def test_per_kv_head_selection_reads_one_list_per_group():

@@ -137,5 +137,8 @@ class RecordingMeter:
     def attention(self, read: object) -> None:
         raise AssertionError("called in a timed run")
 
-    def resident(self, kv_bytes: int, index_bytes: int) -> None:
+    def planned(self, index_bytes: int) -> None:
+        pass
+
+    def resident(self, kv_bytes: int, index_bytes: int, host_bytes: int = 0) -> None:
         raise AssertionError("called in a timed run")

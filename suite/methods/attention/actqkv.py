@@ -132,7 +132,7 @@ class ActQKV(AttentionMethod):
         spans = state.store.spans(pages, position - local + 1, local)
         return Selection(
             torch.tensor([[[[stop - local, stop, position]]]], dtype=torch.int32),
-            index_bytes=state.reps.element_size() * state.reps.shape[1] * state.blocks,
+            index_bytes=self.index_read(layer, row, step),
             fetch_bytes=fetched * state.store.page_bytes,
             elsewhere=Elsewhere(state.store.keys, state.store.values, spans),
         )
@@ -148,6 +148,11 @@ class ActQKV(AttentionMethod):
         far = Causal(torch.full_like(positions, local))
         beside = Beside(gather(store.keys, slots), gather(store.values, slots), len(slots) - len(q), far)
         return Merged([Causal(positions, window=local), beside])
+
+    def index_read(self, layer: int, row: int, step: Step) -> int:
+        """The representations of all blocks."""
+        state = self._layers[layer][row]
+        return state.reps[: state.blocks].nbytes
 
     def _one_angle(self, q: Tensor) -> Tensor:
         """q [T, H, D] at the one distance of all retrieved tokens, as features [T, H D]."""
@@ -180,6 +185,9 @@ class ActQKV(AttentionMethod):
     def kv_bytes(self) -> int:
         stores = [state.store for layer in self._layers for state in layer]
         return sum(store.host_bytes + store.device_bytes for store in stores)
+
+    def host_bytes(self) -> int:
+        return sum(state.store.host_bytes for layer in self._layers for state in layer)
 
     def index_bytes(self) -> int:
         return sum(state.index_bytes for layer in self._layers for state in layer)

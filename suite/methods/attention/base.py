@@ -77,6 +77,10 @@ class AttentionMethod(Method):
         """Prefill: how the rows q [T, H, D] (not rotated, at slots first, first+1, ...) are read; `None` is dense."""
         return None
 
+    def index_read(self, layer: int, row: int, step: Step) -> int:
+        """Bytes of the index that one choice for a batch row reads: `select`'s, or `plan`'s for all its rows."""
+        return 0
+
     def keep(self, layer: int, k: Tensor, v: Tensor, row: int, step: Step) -> None:
         """New tokens of one batch row as projected, k and v [T, G, D], before they are rotated and stored."""
 
@@ -107,6 +111,10 @@ class AttentionMethod(Method):
 
     def kv_bytes(self) -> int:
         """Bytes of keys and values kept outside the cache, on any tier."""
+        return 0
+
+    def host_bytes(self) -> int:
+        """Those of `kv_bytes` that are on the host tier."""
         return 0
 
     def index_bytes(self) -> int:
@@ -194,6 +202,9 @@ class SelectedAttention(MeteredAttention):
     def kv_bytes(self) -> int:
         return self._method.kv_bytes()
 
+    def host_bytes(self) -> int:
+        return self._method.host_bytes()
+
     def index_bytes(self) -> int:
         return self._method.index_bytes()
 
@@ -270,6 +281,8 @@ class SelectedAttention(MeteredAttention):
             if plan is None:
                 dense = count
             else:
+                if self._counter is not None:
+                    self._counter.planned(self._method.index_read(layer, row, step))
                 out[row, dense:count] = plan.attend(q[row, dense:count], self._site(layer, step, row, first))[0]
             if dense:
                 out[row, :dense] = self._dense_rows(layer, q[row, :dense], row, step)

@@ -113,14 +113,18 @@ class LongHeads(AttentionMethod):
         index.reps[:, first:full] = fresh.transpose(0, 1)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        seen, reps = torch.tensor([step.stops[row]], dtype=torch.int32), self._reps(layer, row, step)
-        spans = self._choose(q[None], reps, row, seen, step, own=True)
-        return Selection(spans, index_bytes=reps.numel() * reps.element_size())
+        seen = torch.tensor([step.stops[row]], dtype=torch.int32)
+        spans = self._choose(q[None], self._reps(layer, row, step), row, seen, step, own=True)
+        return Selection(spans, index_bytes=self.index_read(layer, row, step))
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Shared:
         seen = torch.arange(first + 1, first + 1 + len(q), dtype=torch.int32)
         reps = self._reps(layer, row, step)
         return Shared(self._choose(q, reps, row, seen, step, own=not self._config.strict_release))
+
+    def index_read(self, layer: int, row: int, step: Step) -> int:
+        """All representations, once for all rows that choose together."""
+        return self._reps(layer, row, step).nbytes
 
     def _reps(self, layer: int, row: int, step: Step) -> Tensor:
         """Of all full chunks, [H, chunks, D]."""
