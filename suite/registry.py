@@ -179,6 +179,8 @@ EXPERIMENTS = Registry(
             "suite.experiments.hyperparams:HyperparamsExperiment",
             "analysis",
             "vLLM by batch size and dtype: saturation, irregularity, gain of tuning again",
+        ),
+        Entry(
             "dhsa_block",
             "suite.experiments.dhsa_block:DHSABlockExperiment",
             "attention",

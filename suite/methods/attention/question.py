@@ -53,7 +53,7 @@ def question_query(h: Tensor, mass: Tensor) -> Tensor:
 
     h [n, F] rotated by the one angle, mass [H, n] of local attention.
     """
-    heads = h.unflatten(1, (len(mass), -1)).transpose(0, 1)
+    heads = h.view(len(h), len(mass), -1).transpose(0, 1)
     return represent(heads, mass, min(QUESTION_TOKENS, len(h)))
 
 
