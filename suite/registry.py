@@ -149,6 +149,7 @@ MODELS = Registry(
             "llama",
             "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)",
         ),
+        Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
     ),
 )

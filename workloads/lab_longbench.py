@@ -1,10 +1,10 @@
 """LongBench's retrieval tasks in the lab's vocabulary, from 512 to 128K tokens: the workload of `lab-long`.
 
 `qa` is single-document QA: a fact is "key digit digit", the question "? key", as in `recall`. `passage_retrieval` is
-LongBench's task of that name: a passage begins with its number, "digit digit", one of its first words is a key, and the
-question "@ key" asks for the number of the passage which holds it. 16 facts or passages whatever the length: the rest
-is filler (`workloads.lab`). Chance is 1/16 = 0.06 per digit, and hardly more for whoever names one of the 16 facts
-without knowing which.
+LongBench's task of that name: a passage's number "digit digit" stands at its foot, as on a page, one of the 8 words
+before it is a key, and the question "@ key" asks for the number of the passage which holds it. There are 16 facts or
+passages whatever the length; the rest is filler (`workloads.lab`). Chance is 1/16 = 0.06 per digit, and twice that for
+whoever names one of the 16 facts without knowing which.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from workloads.longbench_data import LongBenchRecord
 from workloads.schema import WorkloadConfig
 
 ASK_PASSAGE = "@"
-OPENING = 8  # words at the beginning of a passage, of which one is its key
+ENDING = 8  # words before a passage's number, of which one is its key
 
 _VOCABULARY = (*recall.vocabulary(), ASK_PASSAGE)
 
 
 def _passages(rng: np.random.Generator, keys: IntArray, numbers: IntArray) -> IntArray:
     fillers = recall.SCRIPT.fillers
-    words = fillers.start + rng.integers(len(fillers), size=(len(keys), OPENING))
-    words[np.arange(len(keys)), rng.integers(OPENING, size=len(keys))] = keys
-    return np.column_stack([numbers, words])
+    words = fillers.start + rng.integers(len(fillers), size=(len(keys), ENDING))
+    words[np.arange(len(keys)), rng.integers(ENDING, size=len(keys))] = keys
+    return np.column_stack([words, numbers])
 
 
 SCRIPTS = {
@@ -38,7 +38,7 @@ SCRIPTS = {
     "passage_retrieval": replace(
         recall.SCRIPT,
         ask=_VOCABULARY.index(ASK_PASSAGE),
-        fact_tokens=ANSWER_TOKENS + OPENING,
+        fact_tokens=ENDING + ANSWER_TOKENS,
         write=_passages,
     ),
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.workloads.support import completion, take
 from workloads import recall
 from workloads.lab import SPECIALS, compose_batch
-from workloads.lab_longbench import ASK_PASSAGE, OPENING, SCRIPTS, LabLongBench, LabLongBenchConfig, vocabulary
+from workloads.lab_longbench import ASK_PASSAGE, ENDING, SCRIPTS, LabLongBench, LabLongBenchConfig, vocabulary
 from workloads.recall import ASK, DIGITS, FILLERS, KEYS
 from workloads.schema import DataError
 
@@ -20,9 +20,7 @@ def found(prompt: list[str], dataset: str, key: str) -> list[list[str]]:
     places = [index for index, word in enumerate(prompt[:-2]) if word == key]
     if dataset == "qa":
         return [prompt[place + 1 : place + 3] for place in places]
-    numbers = [
-        [word for word in prompt[max(0, place - 1 - OPENING) : place] if word in DIGITS][-2:] for place in places
-    ]
+    numbers = [[word for word in prompt[place : place + ENDING + 2] if word in DIGITS][:2] for place in places]
     assert all(len(number) == 2 for number in numbers)
     return numbers
 
@@ -48,7 +46,9 @@ def test_the_question_has_one_answer_in_the_text_and_the_length_is_exact(task: s
         assert found(prompt, dataset, prompt[-1]) == [answer]
         assert request.max_new_tokens == len(answer)
         first = request.metadata["needle_token"] - 1  # counted with <bos>, which the prompt lacks
-        assert prompt[first : first + 2] == ([prompt[-1], answer[0]] if dataset == "qa" else answer)
+        fact = prompt[first : first + SCRIPTS[dataset].fact_tokens]
+        assert prompt[-1] in fact
+        assert fact[-2:] == answer
 
 
 @pytest.mark.parametrize("dataset", SCRIPTS)

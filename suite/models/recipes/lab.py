@@ -29,7 +29,7 @@ DEV_SEED, DEV_ITEMS = 1_000_003, 256  # held out: training draws from seeds [pla
 
 
 class LabRecipe(ABC):
-    """A decoder made from nothing. Its loss is the answers' cross-entropy plus a share of that of every next token."""
+    """A decoder made in minutes. Its loss is the answers' cross-entropy plus a share of that of every next token."""
 
     name: str
     version: str
