@@ -123,6 +123,12 @@ METHODS = Registry(
 WORKLOADS = Registry(
     "workload",
     (
+        Entry(
+            "lab-longbench",
+            "workloads.lab_longbench:LabLongBench",
+            "lab",
+            "retrieval in lab-long's vocabulary, to 128K",
+        ),
         Entry("longbench", "workloads.longbench:LongBench", "long context", "21 tasks, official metrics (2308.14508)"),
         Entry("needle", "workloads.needle:Needle", "long context", "a needle in a haystack, depth x length"),
         Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of filler"),
@@ -143,6 +149,7 @@ MODELS = Registry(
             "llama",
             "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)",
         ),
+        Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
     ),
 )

@@ -20,7 +20,16 @@ from torch import Tensor
 from analysis.statistics import ratio_of_means
 from kernels.select_top import top
 from suite.experiments.base import Experiment, Workbench
-from suite.experiments.recall import TRAINED, Column, Grid, means, passkey_scores, recall_grid
+from suite.experiments.recall import (
+    LONG_TRAINED,
+    TRAINED,
+    Column,
+    Grid,
+    long_retrieval,
+    means,
+    passkey_scores,
+    recall_grid,
+)
 from suite.experiments.synthetic import filled_cache, race_steps
 from suite.harness.measurement import Finding
 from suite.methods.attention.base import SelectedAttention
@@ -38,6 +47,7 @@ from workloads.schema import Request
 SEQUENCES = 60  # per length: the interval of an accuracy near 0.9 is then about +-0.06
 LENGTHS = (128, 256, 512, 1024)
 LAB = LongHeadsConfig(chunk=8, attention_length=128)
+LAB_LONG = LongHeadsConfig(**LongHeads.at_budget(LONG_TRAINED))
 SERVED = LongHeadsConfig(chunk=64, attention_length=1024)
 CACHE_LENGTHS = (2048, 8192, 32768, 65536)
 ROUNDS = 15  # timed passes per method and cache length
@@ -87,8 +97,9 @@ class LongHeadsExperiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        flat, plain, passkey, cost, prefill, memory = LongHeads.card.claims
+        flat, plain, passkey, cost, prefill, memory, far = LongHeads.card.claims
         yield from self._recall(bench, flat, plain)
+        yield self._long(bench, far)
         model = load_model("smollm2-135m", "bf16")
         yield self._passkey(bench, model, passkey)
         yield self._cost(bench, model, cost, CACHE_LENGTHS, 1)
@@ -113,6 +124,11 @@ class LongHeadsExperiment(Experiment):
         without = statistics.fmean(dense[farthest]) / statistics.fmean(dense[TRAINED])
         yield self.finding(flat, kept, conditions, null=without, details=details)
         yield self.finding(plain, ratio_of_means(ours[farthest], dense[farthest]), conditions)
+
+    def _long(self, bench: Workbench, claim: Claim) -> Finding:
+        found = long_retrieval("longheads", (LongHeads(), LAB_LONG), bench)
+        settings = f"w={LAB_LONG.chunk}, A={LAB_LONG.attention_length}; {found.conditions}"
+        return self.finding(claim, found.kept, settings, null=found.plain, details=found.details)
 
     def _passkey(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Both at the same length, because the default model itself is shaky at 2K."""

@@ -22,7 +22,7 @@ from suite.engines.pipeline import ChunkCost, dynamic_chunks, fixed_chunks, simu
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.memory import prefill_peak
 from suite.experiments.prefill import attention_flops, in_turn
-from suite.experiments.recall import TRAINED, Column, means, recall_grid
+from suite.experiments.recall import TRAINED, Column, long_retrieval, means, recall_grid
 from suite.experiments.synthetic import filled_cache
 from suite.experiments.texts import prose
 from suite.harness.measurement import Finding
@@ -59,8 +59,9 @@ class Qwen25Experiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        far, plain, speed, refinement, memory, pipeline = Qwen25OneM.card.claims
+        far, plain, speed, refinement, memory, pipeline, retrieval = Qwen25OneM.card.claims
         yield from self._lengths(bench, far, plain)
+        yield self._long(bench, retrieval)
         model = load_model("smollm2-135m", "bf16")
         yield self._refinement(bench, model, refinement)
         yield self._speed(bench, model, speed)
@@ -86,6 +87,10 @@ class Qwen25Experiment(Experiment):
         kept = ratio_of_means(ours[last], ours[TRAINED])
         yield self.finding(far, kept, conditions, null=without, details=details)
         yield self.finding(plain, ratio_of_means(ours[last], dense[last]), conditions)
+
+    def _long(self, bench: Workbench, claim: Claim) -> Finding:
+        found = long_retrieval("dual chunk and temperature", (Qwen25OneM(), Qwen25Config()), bench)
+        return self.finding(claim, found.kept, found.conditions, null=found.plain, details=found.details)
 
     def _refinement(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         """Heads searched on a short text, then refined on a long one; measured on another long one before and after."""

@@ -11,10 +11,12 @@ from suite.models.attention import DenseAttention
 from suite.models.checkpoints.manifest import TrainingPlan, load_manifest
 from suite.models.loaders import hf, lab
 from suite.models.recipes import RECIPES, run_recipe
-from suite.models.recipes.lab_recall import CONTEXT, NEXT_TOKEN_WEIGHT, LabRecall, model_config, tokenizer
+from suite.models.recipes.lab import NEXT_TOKEN_WEIGHT, word_tokenizer
+from suite.models.recipes.lab_recall import CONTEXT, LabRecall
 from suite.models.trainer import train
 from tests.training.toy import Recorder, weights
-from workloads.recall import ANSWER_DIGITS, Recall, training_batch, vocabulary
+from workloads.lab import ANSWER_TOKENS
+from workloads.recall import Recall, training_batch, vocabulary
 
 SHORT = TrainingPlan(steps=3, batch=4, lr=2e-3, warmup=2, weight_decay=0.01, clip=1.0, seed=5, eval_every=3)
 COMMITTED = lab.CHECKPOINTS / "lab-recall"
@@ -24,10 +26,10 @@ COMMITTED = lab.CHECKPOINTS / "lab-recall"
 def greedy_accuracy(model, length, items, seed):
     """Share of right digits when the model writes them itself, through the cache: one prefill, then one by one."""
     ids = torch.from_numpy(training_batch(np.random.default_rng(seed), items, length, queries=1)[0])
-    prompt, answer = ids[:, :-ANSWER_DIGITS], ids[:, -ANSWER_DIGITS:]
+    prompt, answer = ids[:, :-ANSWER_TOKENS], ids[:, -ANSWER_TOKENS:]
     attention, cache = DenseAttention(model.config), model.decoder.new_cache(items, length)
     digits = [model.decoder(prompt, cache, attention).argmax(dim=-1)]
-    while len(digits) < ANSWER_DIGITS:
+    while len(digits) < ANSWER_TOKENS:
         digits.append(model.decoder(digits[-1][:, None], cache, attention).argmax(dim=-1))
     return float((torch.stack(digits, dim=1) == answer).float().mean())
 
@@ -51,8 +53,8 @@ def test_what_is_saved_loads_as_the_model_that_was_trained(tmp_path):
     trained = recipe.build()
     recipe.save(trained, tmp_path)
     loaded = hf.load(tmp_path, "fp32", "saved", "a test")
-    assert loaded.config == replace(model_config(), rope=loaded.config.rope)
-    assert loaded.config.rope.theta == model_config().rope.theta
+    assert loaded.config == replace(LabRecall.config, rope=loaded.config.rope)
+    assert loaded.config.rope.theta == LabRecall.config.rope.theta
     with torch.no_grad():
         assert torch.equal(loaded.decoder.train_logits(ids), trained.train_logits(ids))
 
@@ -133,8 +135,8 @@ def test_the_tokenizer_gives_the_workloads_own_ids_back(model):
 
 
 def test_the_committed_tokenizer_is_the_one_the_recipe_makes(model):
-    assert model.tokenizer.backend.to_str() == tokenizer().backend.to_str()
-    assert model.tokenizer.special == tokenizer().special
+    assert model.tokenizer.backend.to_str() == word_tokenizer(vocabulary()).backend.to_str()
+    assert model.tokenizer.special == word_tokenizer(vocabulary()).special
 
 
 def test_a_request_of_the_workload_fits_the_window(model):

@@ -74,7 +74,12 @@ RULER_RECORD = {
     "answer_prefix": " They are:",
 }
 
+LAB_RECORD = longbench_record(
+    context="w01 k03 4 5 w02", input="? k03", answers=["4 5"], length=512, dataset="qa", language="lab"
+)
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),

@@ -111,6 +111,7 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "lab-longbench": {"facts": 5},
         "longbench": {"target_tokens": 500},
         "needle": {"depths": 3},
         "passkey": {"lengths": (300,)},
@@ -195,6 +196,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("lab-longbench", {"facts": 0}),
+        ("lab-longbench", {"facts": 33}),
         ("longbench", {"target_tokens": 5}),
         ("longbench", {"hub": True, "data": "x"}),
         ("needle", {"min_length": 10}),

@@ -67,7 +67,7 @@ def test_item_is_a_training_sequence_of_that_length_without_its_answer(task: str
         assert prompt[-2] == ASK
         needle = request.metadata["needle_token"] - 1  # counted with <bos>, which the prompt lacks
         assert prompt[needle : needle + 3] == [prompt[-1], *answer]
-        assert request.metadata["needle_token"] in request.metadata["pair_tokens"]
+        assert request.metadata["needle_token"] in request.metadata["fact_tokens"]
         assert request.max_new_tokens == 2
 
 

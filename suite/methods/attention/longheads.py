@@ -34,6 +34,8 @@ CLAIMS = (
           "complexity statement: encoding is linear in length", "time of a 512-token pass behind 16K / behind 2K", 1.0),
     Claim("memory", "peak GPU memory with the cache on the host",
           "Llama-2-7B: 26.51 GB at 64K, 44.48 GB at 128K", "GB at 64K", 26.51),
+    Claim("long-retrieval", "passages and facts are still found at 32 times the trained length",
+          "passkey, Llama-2-7B trained on 4K: 1.00 at 128K", "digit accuracy at 32x / at 1x", 0.94),
 )  # fmt: skip
 
 

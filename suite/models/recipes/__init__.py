@@ -19,10 +19,14 @@ RECIPES = Registry(
             "chunkllm", "suite.models.recipes.chunkllm:ChunkLLMRecipe", "adapter", "ChunkLLM's boundary and QK adapters"
         ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
+        Entry(
+            "lab-long", "suite.models.recipes.lab_long:LabLong", "lab", "small decoder on lab-longbench, context 512"
+        ),
         Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),
     ),
 )
-"""Family "lab": models made from nothing. Family "adapter": modules beside a frozen model, which they are made with."""
+"""Family "lab": models made from nothing, or from another lab model. Family "adapter": modules beside a frozen model,
+which they are made with."""
 
 
 def run_recipe(
