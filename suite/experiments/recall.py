@@ -1,4 +1,4 @@
-"""Retrieval: methods on the lab models from their trained length to many times that, and pass keys for larger models."""
+"""Retrieval: methods on the lab models, up to many times their trained length, and pass keys for larger models."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class LabLong(LabRecipe):
     version = "1"
     summary = "lab-recall (3 layers, hidden 64, 4 heads of 16) trained on to context 512 and the tasks of lab-longbench"
     selection = (
-        "of the tries before it - three from nothing, all stopped early, two that started from lab-recall - none was as "
-        "good at 512 tokens; in between the passage's number moved from its head to its foot, which is easier; the "
+        "of the tries before it - three from nothing, all stopped early, two that started from lab-recall - none was "
+        "as good at 512 tokens; in between the passage's number moved from its head to its foot, which is easier; the "
         "weights are those of the best of 25 evaluations on 128 items per task, a little optimistic; accuracies beyond "
         "512 tokens were looked at after the training only"
     )
