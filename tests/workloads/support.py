@@ -74,12 +74,15 @@ RULER_RECORD = {
     "answer_prefix": " They are:",
 }
 
+CONVERSATION = {"conversations": [{"from": "human", "value": "Who is Ada?"}, {"from": "gpt", "value": "The mayor."}]}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
     "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
     "ruler": ("vt.jsonl", RULER_RECORD, "outputs"),
+    "serving": ("conversations.jsonl", CONVERSATION, "conversations"),
 }
 """By workload: the name of a data file, one good record, and a field to leave out."""
 
