@@ -13,7 +13,7 @@ from pathlib import Path
 from suite.engines.load import worker
 from suite.engines.load.clock import Clock
 from suite.engines.load.plan import Plan
-from suite.engines.load.records import Record, read
+from suite.engines.load.records import Record, measured, read
 from suite.engines.load.target import Target
 from suite.errors import UnitError
 
@@ -30,6 +30,16 @@ class Outcome:
     plan: Plan
     records: tuple[Record, ...]
     interrupted: bool
+
+    @property
+    def planned(self) -> int:
+        """How many requests were to be measured; after an interruption, those that were due by then."""
+        wanted = [item for item in self.plan.items if item.phase == "measure"]
+        if not self.interrupted:
+            return len(wanted)
+        end = max((record.t_done for record in self.records), default=0.0)
+        due = sum(item.due is not None and item.due <= end for item in wanted)
+        return max(due, len(measured(self.records)))
 
 
 def default_workers() -> int:
@@ -54,7 +64,7 @@ def run(
     processes: list[BaseProcess] = []
     interrupted = False
     try:
-        for share in plan.shares(workers):
+        for share in plan.shares(min(workers, plan.concurrency or workers)):
             here, there = context.Pipe()
             process = context.Process(target=worker.main, args=(there,), daemon=True)
             process.start()
