@@ -195,7 +195,10 @@ def load_command(
     burstiness: Annotated[
         float, typer.Option("--burstiness", help="1 is Poisson, less is bursty, inf is constant.")
     ] = 1.0,
-    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="Requests to measure.")] = 100,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", "-n", min=1, help="Requests to measure (default 100, or the whole trace)."),
+    ] = None,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Requests before them, not measured.")] = 0,
     cooldown: Annotated[int, typer.Option("--cooldown", min=0, help="Requests after them, not measured.")] = 0,
     slo: Annotated[
@@ -207,6 +210,12 @@ def load_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Report as JSON; the records go beside it.")] = Path(
         "load.json"
     ),
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write the result JSON of `vllm bench serve`.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="Replay a BurstGPT or Azure CSV, or JSON lines; --rate stretches it.")
+    ] = None,
     json: Json = False,
 ) -> int:
     """Send requests on schedule to a running server: what became of them, and how long they took."""
@@ -216,6 +225,7 @@ def load_command(
         base_url=base_url, served_model=served_model, endpoint=endpoint, workload=workload, data=data,
         settings=option or [], rate=rate, concurrency=concurrency, burstiness=burstiness, requests=requests,
         warmup=warmup, cooldown=cooldown, slo=slo or [], timeout_s=timeout, seed=seed, workers=workers, output=output,
+        export=export, trace=trace,
     )  # fmt: skip
     return load.load(options, json)
 

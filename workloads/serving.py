@@ -116,8 +116,7 @@ class Serving(Workload):
         n_in, n_out = self._length(rng, self.config.input_words), self._length(rng, self.config.output_words)
         group = rng.randrange(self.config.prefix_groups)
         prefix = _words(item_rng("serving prefix", seed, group), self.config.prefix_words)
-        prompt = " ".join([*prefix, *_words(rng, n_in)])
-        return _request(index, seed, prompt, " ".join(_words(rng, n_out)), n_out)
+        return of_lengths(index, seed, n_in, n_out, prefix)
 
     def _length(self, rng: random.Random, mean: int) -> int:
         spread = self.config.spread
@@ -128,6 +127,13 @@ class Serving(Workload):
             variance = math.log1p(spread**2)  # of the logarithm; the mean of the lengths stays `mean`
             length = rng.lognormvariate(math.log(mean) - variance / 2, math.sqrt(variance))
         return min(max(1, round(length)), self.config.max_words)
+
+
+def of_lengths(index: int, seed: int, n_in: int, n_out: int, prefix: Sequence[str] = ()) -> Request:
+    """A request of `n_in` random words after the prefix, which asks for `n_out` tokens."""
+    rng = item_rng("serving words", seed, index)
+    prompt = " ".join([*prefix, *_words(rng, n_in)])
+    return _request(index, seed, prompt, " ".join(_words(rng, n_out)), n_out)
 
 
 def _words(rng: random.Random, count: int) -> list[str]:

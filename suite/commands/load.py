@@ -15,15 +15,19 @@ from suite.commands.output import print_json, progress_bar
 from suite.commands.reporting import check_writable
 from suite.commands.wishes import workload_options
 from suite.engines.load import arrivals, driver, slo
+from suite.engines.load.export import vllm_result
 from suite.engines.load.plan import Plan, make_items
 from suite.engines.load.target import Endpoint, Target, probe
+from suite.engines.load.traces import read_trace
 from suite.errors import InputError, NothingMeasuredError
 from suite.harness.options import make_workload, read_requests, validated
 from suite.harness.progress import Progress
 from suite.spec import WorkloadSpec
 from workloads.schema import Request
+from workloads.serving import of_lengths
 
 INTERRUPTED = 130
+REQUESTS = 100
 ENDPOINTS: tuple[Endpoint, ...] = ("completions", "chat")
 
 
@@ -40,7 +44,7 @@ class LoadOptions:
     rate: float | None
     concurrency: int | None
     burstiness: float
-    requests: int
+    requests: int | None
     warmup: int
     cooldown: int
     slo: Sequence[str]
@@ -48,6 +52,8 @@ class LoadOptions:
     seed: int
     workers: int
     output: Path
+    export: Path | None
+    trace: Path | None
 
     @property
     def records(self) -> Path:
@@ -61,10 +67,15 @@ def load(options: LoadOptions, as_json: bool) -> int:
     plan = make_plan(options)
     check_writable(options.output)
     check_writable(options.records)
+    if options.export is not None:
+        check_writable(options.export, "--export")
     target = _target(options)
     outcome = _send(plan, target, options)
     found = document(outcome, target, bounds, options.records)
     options.output.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if options.export is not None:
+        exported = vllm_result(outcome, target, bounds, options.burstiness)
+        options.export.write_text(json.dumps(exported, allow_nan=False) + "\n", encoding="utf-8")
     if as_json:
         print_json(found)
     else:
@@ -75,10 +86,12 @@ def load(options: LoadOptions, as_json: bool) -> int:
 
 
 def make_plan(options: LoadOptions) -> Plan:
-    """The requests of the workload at their due times; warm-up and cool-down come on top of those to measure."""
+    """The requests at their due times; warm-up and cool-down come on top of those to measure."""
+    if options.trace is not None:
+        return _replay(options.trace, options)
     if (options.rate is None) == (options.concurrency is None):
         raise InputError("give either --rate R (open loop) or --concurrency N (closed loop).")
-    count = options.warmup + options.requests + options.cooldown
+    count = options.warmup + (options.requests or REQUESTS) + options.cooldown
     due, label = None, f"{options.concurrency} in flight"
     if options.rate is not None:
         arrival = _arrival(options.burstiness)
@@ -88,6 +101,19 @@ def make_plan(options: LoadOptions) -> Plan:
     if len(items) < count:
         raise InputError(f"workload {options.workload} holds {len(items)} requests, and {count} are wanted in all.")
     return Plan(items, f"{options.workload}, {label}", options.concurrency, options.rate)
+
+
+def _replay(path: Path, options: LoadOptions) -> Plan:
+    """The trace's arrivals and lengths, with random words; a rate stretches its time."""
+    if options.concurrency is not None:
+        raise InputError("--trace says when requests come; a closed loop (--concurrency) cannot follow it.")
+    count = None if options.requests is None else options.warmup + options.requests + options.cooldown
+    trace = read_trace(path).first(count)
+    if options.rate is not None:
+        trace = trace.at_rate(options.rate)
+    made = (of_lengths(index, options.seed, *lengths) for index, lengths in enumerate(trace.lengths))
+    items = make_items(made, trace.due, options.warmup, options.cooldown)
+    return Plan(items, f"trace {path.name} ({trace.left_out} without an answer left out)", rate=options.rate)
 
 
 def _arrival(burstiness: float) -> arrivals.Arrival:

@@ -179,6 +179,53 @@ def test_a_mistake_is_answered_by_one_sentence(load, arguments, told):
     assert out == ""
 
 
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("t.csv", BURSTGPT + "5,ChatGPT,4,2,6,x\n6,ChatGPT,many,2,6,x\n", "t.csv, line 3: Request tokens is 'many'"),
+        ("t.csv", BURSTGPT + "5,ChatGPT,4,2.5,6,x\n", "t.csv, line 2: Response tokens is '2.5'"),
+        ("t.csv", BURSTGPT + "5,ChatGPT\n", "t.csv, line 2: Request tokens is nan"),
+        ("t.csv", BURSTGPT + "5,ChatGPT,4,0,4,x\n", "no request of the trace has an answer"),
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,4,2\n", "t.csv, line 2: TIMESTAMP is 'noon'"),
+        ("t.csv", "a,b\n1,2\n", "is no known trace"),
+        ("t.csv", "a,b\n1,2,3,4\n1\n5,6,7,8,9\n", "t.csv"),
+        ("t.jsonl", '{"timestamp": 0, "input_length": 4}\n', "t.jsonl, line 1: field 'output_length'"),
+        ("absent.csv", None, "absent.csv"),
+    ],
+)
+def test_a_bad_trace_is_answered_by_one_sentence(load, tmp_path, name, text, told):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    code, out, err = load("plain", "--trace", name)
+    assert code == 2
+    assert told in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_trace_is_not_replayed_in_a_closed_loop(load):
+    assert "cannot follow it" in load("plain", "--trace", "t.csv", "--concurrency", "2")[2]
+
+
+def test_a_trace_is_replayed_and_the_run_exported_as_vllm_would_write_it(load, tmp_path):
+    (tmp_path / "t.csv").write_text(BURSTGPT + "90,a,3,5,8,x\n91,a,4,0,4,x\n10,b,6,1,7,x\n50,b,7,9,16,x\n")
+    code, out, err = load("timed", "--trace", "t.csv", "--rate", "10", "--export", "vllm.json", "--json")
+    assert code == 0, err
+    assert "1 without an answer left out" in json.loads(out)["load"]
+    records = read(tmp_path / "load.records.jsonl")
+    assert [r.t_sched for r in records] == pytest.approx([0, 0.1, 0.2])  # 80 s for two gaps, at 10 requests/s
+    assert [(r.n_in, r.n_out) for r in records] == [(6, 1), (7, 9), (3, 5)]
+    found = json.loads((tmp_path / "vllm.json").read_text())
+    assert (found["completed"], found["total_output_tokens"], found["output_lens"]) == (3, 15, [1, 9, 5])
+    assert found["ttfts"] == pytest.approx([r.first - r.t_send for r in records])
+    assert [len(gaps) for gaps in found["itls"]] == [0, 8, 4]
+    assert found["mean_ttft_ms"] == pytest.approx(1e3 * sum(found["ttfts"]) / 3)
+    assert found["duration"] == pytest.approx(max(r.t_done for r in records))
+
+
 def test_a_workload_that_scores_given_text_has_nothing_to_send(server, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["load", "--base-url", server, "--rate", "1", "--workload", "perplexity", "-n", "1"]) == 2
