@@ -216,10 +216,13 @@ def load_command(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Replay a BurstGPT or Azure CSV, or JSON lines; --rate stretches it.")
     ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Double the rate until it is too much, then bisect; --rate is the first.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Send requests on schedule to a running server: what became of them, and how long they took."""
-    from suite.commands import load
+    from suite.commands import load, load_sweep
 
     options = load.LoadOptions(
         base_url=base_url, served_model=served_model, endpoint=endpoint, workload=workload, data=data,
@@ -227,7 +230,7 @@ def load_command(
         warmup=warmup, cooldown=cooldown, slo=slo or [], timeout_s=timeout, seed=seed, workers=workers, output=output,
         export=export, trace=trace,
     )  # fmt: skip
-    return load.load(options, json)
+    return load_sweep.run(options, json) if sweep else load.load(options, json)
 
 
 @app.command(epilog="Example: python -m suite resume")

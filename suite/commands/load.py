@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import Any
 
-from suite.commands.load_report import document, show
+from suite.commands.load_report import Document, document, show
 from suite.commands.output import print_json, progress_bar
 from suite.commands.reporting import check_writable
 from suite.commands.wishes import workload_options
@@ -64,18 +65,14 @@ class LoadOptions:
 def load(options: LoadOptions, as_json: bool) -> int:
     """Everything a user can get wrong is found before the first request is sent."""
     bounds = slo.parse(options.slo)
-    plan = make_plan(options)
+    make_plan(options)
     check_writable(options.output)
-    check_writable(options.records)
     if options.export is not None:
         check_writable(options.export, "--export")
-    target = _target(options)
-    outcome = _send(plan, target, options)
-    found = document(outcome, target, bounds, options.records)
-    options.output.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    target = find_target(options)
+    outcome, found = measure(options, target, bounds)
     if options.export is not None:
-        exported = vllm_result(outcome, target, bounds, options.burstiness)
-        options.export.write_text(json.dumps(exported, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(options.export, vllm_result(outcome, target, bounds, options.burstiness))
     if as_json:
         print_json(found)
     else:
@@ -83,6 +80,21 @@ def load(options: LoadOptions, as_json: bool) -> int:
     if not found["metrics"]["completed"] and not outcome.interrupted:
         raise NothingMeasuredError(f"no request was answered in full; {options.records} says why.")
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def measure(options: LoadOptions, target: Target, bounds: Mapping[str, float]) -> tuple[driver.Outcome, Document]:
+    """One run, its records and its report on disk."""
+    plan = make_plan(options)
+    check_writable(options.records)
+    outcome = _send(plan, target, options)
+    found = document(outcome, target, bounds, options.records)
+    write_json(options.output, found)
+    return outcome, found
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """One JSON document in a file."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def make_plan(options: LoadOptions) -> Plan:
@@ -141,7 +153,8 @@ def _requests(options: LoadOptions, count: int) -> Iterator[Request]:
         yield request
 
 
-def _target(options: LoadOptions) -> Target:
+def find_target(options: LoadOptions) -> Target:
+    """The running server, asked what it serves."""
     for endpoint in ENDPOINTS:
         if endpoint == options.endpoint:
             return probe(Target(options.base_url, options.served_model, endpoint))

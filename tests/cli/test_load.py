@@ -24,6 +24,7 @@ STREAMS = {
     "timed": Stream(pauses=(0.05,), gap_s=0.001),
     "usageless": Stream(usage="none"),
     "broken": Stream(fail_after=1),
+    "narrow": Stream(pauses=(0.02,), slots=1),
 }
 SHORT = ["--set", "lengths=fixed", "--set", "input_words=6", "--set", "output_words=4"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +178,21 @@ def test_a_mistake_is_answered_by_one_sentence(load, arguments, told):
     assert told in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_sweep_finds_no_more_than_the_server_can_do(load, tmp_path):
+    """One request at a time for 20 ms each: 50 requests/s, less on a busy machine, never more."""
+    code, out, err = load("narrow", "--sweep", "--rate", "90", "--burstiness", "inf", "-n", "30", "--json")
+    found = json.loads(out)
+    assert code == 0, err
+    assert found["sustained_rate"] <= 50 / 0.9  # 30 requests are few: growth is known to a few per cent
+    assert found["too_much_rate"] <= 1.1 * found["sustained_rate"]
+    assert "the queue grows" in found["points"][0]["failing"]
+    assert len(list(tmp_path.glob("load.*rps.records.jsonl"))) == len(found["points"])
+
+
+def test_a_sweep_chooses_its_rates_itself(load):
+    assert "chooses the rates itself" in load("plain", "--sweep", "--concurrency", "2")[2]
 
 
 BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
