@@ -65,12 +65,12 @@ class LoadOptions:
 def load(options: LoadOptions, as_json: bool) -> int:
     """Everything a user can get wrong is found before the first request is sent."""
     bounds = slo.parse(options.slo)
-    make_plan(options)
+    plan = make_plan(options)
     check_writable(options.output)
     if options.export is not None:
         check_writable(options.export, "--export")
     target = find_target(options)
-    outcome, found = measure(options, target, bounds)
+    outcome, found = measure(plan, options, target, bounds)
     if options.export is not None:
         write_json(options.export, vllm_result(outcome, target, bounds, options.burstiness))
     if as_json:
@@ -82,9 +82,10 @@ def load(options: LoadOptions, as_json: bool) -> int:
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def measure(options: LoadOptions, target: Target, bounds: Mapping[str, float]) -> tuple[driver.Outcome, Document]:
+def measure(
+    plan: Plan, options: LoadOptions, target: Target, bounds: Mapping[str, float]
+) -> tuple[driver.Outcome, Document]:
     """One run, its records and its report on disk."""
-    plan = make_plan(options)
     check_writable(options.records)
     outcome = _send(plan, target, options)
     found = document(outcome, target, bounds, options.records)

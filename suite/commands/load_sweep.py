@@ -33,7 +33,7 @@ def run(options: load.LoadOptions, as_json: bool) -> int:
         own = replace(
             options, rate=rate, seed=options.seed + len(documents), output=_beside(options.output, f"{rate:.4g}")
         )
-        outcome, found = load.measure(own, target, bounds)
+        outcome, found = load.measure(load.make_plan(own), own, target, bounds)
         documents.append(found)
         point = sweep.Point(rate, sweep.failing(found["metrics"], outcome.records), found["metrics"])
         stderr().print(f"{rate:.4g} requests/s: {point.failing or 'sustained'}", markup=False)

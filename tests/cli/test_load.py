@@ -22,7 +22,6 @@ from suite.engines.load.summary import summarise
 STREAMS = {
     "plain": Stream(),
     "timed": Stream(pauses=(0.05,), gap_s=0.001),
-    "usageless": Stream(usage="none"),
     "broken": Stream(fail_after=1),
     "narrow": Stream(pauses=(0.02,), slots=1),
 }
@@ -93,14 +92,6 @@ def test_a_closed_loop_says_so_and_loses_nothing_on_more_workers_than_requests_i
     assert [line.split()[3] for line in out.splitlines() if "lost" in line] == ["0"]
 
 
-def test_events_are_not_taken_for_tokens(load):
-    code, out, _ = load("usageless", "--rate", "200", "-n", "10", "--json")
-    found = json.loads(out)
-    assert code == 0
-    assert found["metrics"]["output_throughput"] is None
-    assert any("does not say how many tokens" in remark for remark in found["remarks"])
-
-
 def test_a_run_without_one_answer_is_reported_and_measured_nothing(load):
     code, out, err = load("broken", "--rate", "200", "-n", "10")
     assert code == 4
@@ -133,7 +124,7 @@ def test_a_server_killed_in_the_middle_gives_one_report(load, tmp_path):
 def test_ctrl_c_ends_the_run_with_its_report(server, tmp_path):
     command = [sys.executable, "-m", "suite", "load", "--base-url", server, "--served-model", "plain", *SHORT]
     with subprocess.Popen(
-        [*command, "--rate", "50", "-n", "100000", "--json"],
+        [*command, "--rate", "50", "-n", "3000", "--json"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -147,7 +138,7 @@ def test_ctrl_c_ends_the_run_with_its_report(server, tmp_path):
     found = json.loads(out)
     assert process.returncode == 130
     assert found["interrupted"]
-    assert 20 <= found["metrics"]["completed"] < 10_000
+    assert 20 <= found["metrics"]["completed"] < 3000
     assert found["metrics"]["lost"] == 0
     assert "Traceback" not in err
 
@@ -182,7 +173,7 @@ def test_a_mistake_is_answered_by_one_sentence(load, arguments, told):
 
 def test_a_sweep_finds_no_more_than_the_server_can_do(load, tmp_path):
     """One request at a time for 20 ms each: 50 requests/s, less on a busy machine, never more."""
-    code, out, err = load("narrow", "--sweep", "--rate", "90", "--burstiness", "inf", "-n", "30", "--json")
+    code, out, err = load("narrow", "--sweep", "--rate", "60", "--burstiness", "inf", "-n", "30", "--json")
     found = json.loads(out)
     assert code == 0, err
     assert found["sustained_rate"] <= 50 / 0.9  # 30 requests are few: growth is known to a few per cent
