@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -67,7 +69,8 @@ def run(
         for share in plan.shares(min(workers, plan.concurrency or workers)):
             here, there = context.Pipe()
             process = context.Process(target=worker.main, args=(there,), daemon=True)
-            process.start()
+            with _interrupts_ignored():
+                process.start()
             there.close()
             pipes.append(here)
             processes.append(process)
@@ -79,6 +82,19 @@ def run(
     finally:
         _stop(pipes, processes)
     return Outcome(plan, tuple(read(records)), interrupted)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process started meanwhile never hears Ctrl-C: it is the driver's, which says when to stop.
+
+    Not by a blocked signal: `multiprocessing` unblocks it when it starts its resource tracker.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(pipes: Sequence[Connection]) -> None:
