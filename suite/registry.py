@@ -137,6 +137,7 @@ WORKLOADS = Registry(
         ),
         Entry("recall", "workloads.recall:Recall", "lab", "key-value recall in the lab model's vocabulary"),
         Entry("ruler", "workloads.ruler:Ruler", "long context", "13 tasks at one length (2404.06654)"),
+        Entry("serving", "workloads.serving:Serving", "serving", "prompts and answers of drawn lengths, or ShareGPT's"),
     ),
 )
 

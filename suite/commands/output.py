@@ -47,13 +47,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Moment], None]]:
+def progress_bar(unit: str = "units") -> Iterator[Callable[[Moment], None]]:
     """A bar with an ETA on stderr, drawn only when told to, so that it never wakes up inside a timed turn."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} units"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
         TimeElapsedColumn(),
         TextColumn("{task.fields[eta]}"),
     )

@@ -25,14 +25,16 @@ def write_report(store: Store, output: Path, units: Sequence[UnitResult] | None 
     return [written.html, *written.pictures]
 
 
-def check_writable(output: Path) -> None:
+def check_writable(output: Path, option: str = "-o") -> None:
     """Refuses a report path now that could not be written after minutes of measuring."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab"):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to {output} ({error.strerror or error}); give -o a writable file.") from error
+        raise InputError(
+            f"cannot write to {output} ({error.strerror or error}); give {option} a writable file."
+        ) from error
 
 
 def report(output: Path, store_file: Path | None, as_json: bool) -> int:

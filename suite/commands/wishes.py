@@ -43,7 +43,7 @@ class RunOptions:
             model=self.model,
             methods=[method(text, self.kv_budget) for text in self.methods],
             default_methods=[method(n, self.kv_budget) for n, entry in METHODS.items() if entry.family != "control"],
-            workload_options=self._workload_options(),
+            workload_options=workload_options(self.settings, self.data),
             tasks=self.tasks,
             dtype=self.dtype,
             engine=self.engine,
@@ -56,11 +56,13 @@ class RunOptions:
             protocol=Protocol(repeats=self.repeats),
         )
 
-    def _workload_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = dict(_pair(text, "--set") for text in self.settings)
-        if self.data is not None:
-            options["data"] = self.data
-        return options
+
+def workload_options(settings: Sequence[str], data: Path | None) -> dict[str, Any]:
+    """A workload's options from `--set name=value` and `--data`."""
+    options: dict[str, Any] = dict(_pair(text, "--set") for text in settings)
+    if data is not None:
+        options["data"] = data
+    return options
 
 
 def method(text: str, kv_budget: int) -> MethodSpec:

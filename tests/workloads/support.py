@@ -77,6 +77,7 @@ RULER_RECORD = {
 LAB_RECORD = longbench_record(
     context="w01 k03 4 5 w02", input="? k03", answers=["4 5"], length=512, dataset="qa", language="lab"
 )
+CONVERSATION = {"conversations": [{"from": "human", "value": "Who is Ada?"}, {"from": "gpt", "value": "The mayor."}]}
 
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
@@ -85,6 +86,7 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
     "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
     "ruler": ("vt.jsonl", RULER_RECORD, "outputs"),
+    "serving": ("conversations.jsonl", CONVERSATION, "conversations"),
 }
 """By workload: the name of a data file, one good record, and a field to leave out."""
 

@@ -118,6 +118,7 @@ def test_revision_follows_the_options(name: str) -> None:
         "perplexity": {"stride_words": 9},
         "recall": {"pairs": 5},
         "ruler": {"length": 1500},
+        "serving": {"input_words": 50},
     }
     assert make(name).revision(0) != make(name, **options[name]).revision(0)
 
@@ -213,6 +214,10 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("recall", {"nonsense": 1}),
         ("ruler", {"length": 1000}),
         ("ruler", {"length": 2_000_000}),
+        ("serving", {"input_words": 0}),
+        ("serving", {"lengths": "normal"}),
+        ("serving", {"spread": 0}),
+        ("serving", {"lengths": "uniform", "spread": 2}),
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, object]) -> None:

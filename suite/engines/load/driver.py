@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -13,7 +15,7 @@ from pathlib import Path
 from suite.engines.load import worker
 from suite.engines.load.clock import Clock
 from suite.engines.load.plan import Plan
-from suite.engines.load.records import Record, read
+from suite.engines.load.records import Record, measured, read
 from suite.engines.load.target import Target
 from suite.errors import UnitError
 
@@ -30,6 +32,16 @@ class Outcome:
     plan: Plan
     records: tuple[Record, ...]
     interrupted: bool
+
+    @property
+    def planned(self) -> int:
+        """How many requests were to be measured; after an interruption, those that were due by then."""
+        wanted = [item for item in self.plan.items if item.phase == "measure"]
+        if not self.interrupted:
+            return len(wanted)
+        end = max((record.t_done for record in self.records), default=0.0)
+        due = sum(item.due is not None and item.due <= end for item in wanted)
+        return max(due, len(measured(self.records)))
 
 
 def default_workers() -> int:
@@ -54,10 +66,11 @@ def run(
     processes: list[BaseProcess] = []
     interrupted = False
     try:
-        for share in plan.shares(workers):
+        for share in plan.shares(min(workers, plan.concurrency or workers)):
             here, there = context.Pipe()
             process = context.Process(target=worker.main, args=(there,), daemon=True)
-            process.start()
+            with _interrupts_ignored():
+                process.start()
             there.close()
             pipes.append(here)
             processes.append(process)
@@ -69,6 +82,19 @@ def run(
     finally:
         _stop(pipes, processes)
     return Outcome(plan, tuple(read(records)), interrupted)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process started meanwhile never hears Ctrl-C: it is the driver's, which says when to stop.
+
+    Not by a blocked signal: `multiprocessing` unblocks it when it starts its resource tracker.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(pipes: Sequence[Connection]) -> None:

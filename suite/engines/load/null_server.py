@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class NullServer:
     def __init__(self, streams: Mapping[str, Stream]) -> None:
         self._streams = dict(streams)
         self._served = dict.fromkeys(streams, 0)
+        self._slots = {name: asyncio.Semaphore(stream.slots) for name, stream in streams.items() if stream.slots}
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -57,7 +58,8 @@ class NullServer:
             return web.json_response({"error": {"message": "refused"}}, status=max(stream.status, 400))
         chat = request.path.startswith("/v1/chat")
         tokens = int(body.get("max_tokens") or DEFAULT_TOKENS)
-        return await _play(request, stream, _answer(stream, tokens, _prompt_tokens(body), chat))
+        async with self._slots.get(body["model"], nullcontext()):
+            return await _play(request, stream, _answer(stream, tokens, _prompt_tokens(body), chat))
 
     def _freeze(self, model: str, stream: Stream) -> None:
         """A pause of the whole process, as a garbage collection or a long kernel causes it."""

@@ -15,7 +15,8 @@ class Stream(BaseModel):
 
     `pauses` are waited before the events in turn, and `gap_s` before those after them. `write_bytes` cuts the body into
     TCP writes of that size, wherever that falls. `fail_after` events the server reports an error, or (`drop`) hangs up.
-    `freeze_at` is the request at which the whole server stops for `freeze_s`, once.
+    At most `slots` requests are answered at a time, the others wait. `freeze_at` is the request at which the whole
+    server stops for `freeze_s`, once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class Stream(BaseModel):
     status: int = 200
     fail_after: int | None = None
     drop: bool = False
+    slots: int | None = Field(default=None, ge=1)
     freeze_at: int | None = None
     freeze_s: float = 1.0
     rejects_usage_options: bool = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -94,10 +94,10 @@ class Worker:
 
 
 async def _serve(pipe: Connection) -> None:
-    job: Job = pipe.recv()
+    job: Job = _hear(pipe)
     async with open_session() as session:
-        pipe.send("ready")
-        clock: Clock = pipe.recv()
+        _tell(pipe, "ready")
+        clock: Clock = _hear(pipe)
         file = os.open(job.records, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         worker = Worker(job, Client(session, job.target, clock, job.timeout_s), file)
         running = asyncio.ensure_future(worker.run())
@@ -109,15 +109,22 @@ async def _serve(pipe: Connection) -> None:
         running.result()
 
 
-def _tell(pipe: Connection, done: int) -> None:
+def _hear(pipe: Connection) -> Any:
+    """The driver's next word. Where it was stopped before the run began there is nothing to do."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        raise SystemExit from None
+
+
+def _tell(pipe: Connection, word: int | str) -> None:
     """Nobody listens any more when the driver was killed; the records are on disk all the same."""
     try:
-        pipe.send(done)
+        pipe.send(word)
     except OSError:
         return
 
 
 def main(pipe: Connection) -> None:
-    """The process's entry. Ctrl-C reaches the driver, which says when to stop: any word, or the end of the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The process's entry. The driver says when to stop: any word after the clock, or the end of the pipe."""
     uvloop.run(_serve(pipe))
