@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from suite.experiments import actqkv, chunkllm, dhsa, frontier, qwen2_5_1m, synthetic
+from suite.experiments import actqkv, chunkllm, dhsa, frontier, qwen2_5_1m, step_loop, synthetic
 from suite.experiments.base import Workbench
 from suite.experiments.memory import peak_bytes
 from suite.experiments.qwen2_5_1m import Qwen25Experiment, Race
@@ -148,3 +148,16 @@ def test_dhsas_recall_is_compared_with_fixed_chunks_and_recency(monkeypatch):
     found = dhsa.attention_recall(BENCH, load_model("smollm2-135m", "bf16"))
     assert set(found) == {"sqrt", "mean", "sum", "fixed chunks", "most recent"}
     assert all(len(values) == 4 and 0 < min(values) <= max(values) <= 1 for values in found.values())
+
+
+def test_the_ledger_of_the_step_loops_says_whose_loops_they_are(monkeypatch):
+    monkeypatch.setattr(step_loop, "REQUESTS", 3)
+    monkeypatch.setattr(step_loop, "ROWS", 2)
+    monkeypatch.setattr(step_loop, "ROUNDS", 2)
+    monkeypatch.setattr(step_loop, "NEW_TOKENS", (4, 8))
+    row = Qwen25Experiment()._steps(BENCH, load_model("smollm2-135m", "bf16"), Qwen25OneM.card.claims[-1])
+    assert row.claim.startswith("asynchronous-steps: ")
+    assert row.conditions.startswith("the suite's own two step loops on this CPU")
+    assert row.conditions.endswith("outputs identical")
+    assert [len(runs) for runs in row.details.values()] == [2, 2]
+    assert row.low < row.measured < row.high

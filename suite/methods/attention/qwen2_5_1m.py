@@ -34,6 +34,9 @@ CLAIMS = (
     Claim("dynamic-chunks", "pipeline stages wait less when chunks shrink as their prefix grows (DCPP)",
           "128K over 4 stages (ROCm/ATOM): fixed 32K 14.9 s, best fixed 10.1 s, dynamic 9.8 s",
           "simulated prefill time, fixed 32K / dynamic", 1.52),
+    Claim("asynchronous-steps", "the device does not wait between steps when scheduler, model runner and detokeniser "
+          "do not wait for each other (TAG)", "no figure of its own",
+          "idle time of the model runner between steps, asynchronous / synchronous"),
 )  # fmt: skip
 
 
