@@ -19,10 +19,12 @@ from torch import Tensor
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio, ratio_of_means
 from suite.engines.pipeline import ChunkCost, dynamic_chunks, fixed_chunks, simulate
+from suite.experiments import step_loop
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.memory import prefill_peak
 from suite.experiments.prefill import attention_flops, in_turn
 from suite.experiments.recall import TRAINED, Column, long_retrieval, means, recall_grid
+from suite.experiments.step_loop import race_loops
 from suite.experiments.synthetic import filled_cache
 from suite.experiments.texts import prose
 from suite.harness.measurement import Finding
@@ -59,7 +61,7 @@ class Qwen25Experiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        far, plain, speed, refinement, memory, pipeline, retrieval = Qwen25OneM.card.claims
+        far, plain, speed, refinement, memory, pipeline, retrieval, steps = Qwen25OneM.card.claims
         yield from self._lengths(bench, far, plain)
         yield self._long(bench, retrieval)
         model = load_model("smollm2-135m", "bf16")
@@ -67,6 +69,7 @@ class Qwen25Experiment(Experiment):
         yield self._speed(bench, model, speed)
         yield self._memory(bench, model, memory)
         yield self._pipeline(bench, model, pipeline)
+        yield self._steps(bench, model, steps)
 
     def _lengths(self, bench: Workbench, far: Claim, plain: Claim) -> Iterator[Finding]:
         columns: dict[str, Column] = {
@@ -159,6 +162,18 @@ class Qwen25Experiment(Experiment):
             runs[f"fixed {CHUNKS[-1]}"].seconds / best.seconds, None, None, 1, "a simulation, no interval"
         )
         return self.finding(claim, estimate, conditions, details={"cost": asdict(cost)})
+
+    def _steps(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
+        """The suite's own two loops; nothing of the paper's system is in them but the idea."""
+        race, rows = race_loops(bench, model), f"{step_loop.REQUESTS} requests through {step_loop.ROWS} rows"
+        speed = race.speed_ratio()
+        faster = "" if speed is None else f"{speed.value:.3f} [{speed.low or 0:.3f}, {speed.high or 0:.3f}]"
+        conditions = (
+            f"the suite's own two step loops on this CPU: smollm2-135m bf16, {rows}, {step_loop.ROUNDS} interleaved "
+            f"rounds, runner on 1 thread; {race.told('synchronous')}; {race.told('asynchronous')}; tokens/s ratio "
+            f"{faster}; outputs {'identical' if race.identical else 'DIFFER'}"
+        )
+        return self.finding(claim, race.idle_ratio(), conditions, direction="at most", details=race.details())
 
 
 def passes(bench: Workbench, model: LanguageModel) -> list[tuple[int, int, float]]:

@@ -13,6 +13,7 @@ from suite.models.attention import Attention
 from suite.models.cache import KVCache
 from suite.models.language_model import EncodedPrompt, LanguageModel
 from suite.models.sampling import Sampler
+from suite.models.stops import cut_at_stop
 from workloads.schema import Completion, CostLedger, Request, StopReason
 
 PREFILL_CHUNK = 512  # tokens per prefill pass: enough rows for a full-speed matrix product, little scratch memory
@@ -213,13 +214,6 @@ def _reached_stop(model: LanguageModel, slot: Slot) -> bool:
         return False
     text = model.tokenizer.decode(slot.tokens)
     return cut_at_stop(text, stops) != text
-
-
-def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop string. One of newlines only counts behind some text: models begin with those."""
-    opening = len(text) - len(text.lstrip("\n"))
-    found = (text.find(stop, 0 if stop.strip("\n") else opening) for stop in stops)
-    return text[: min((index for index in found if index >= 0), default=len(text))]
 
 
 def _text(model: LanguageModel, slot: Slot) -> str:

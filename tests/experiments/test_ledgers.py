@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from analysis.claims import reproduce_document
-from suite.experiments import actqkv, chunkllm, dhsa, dhsa_block, frontier, prefill, qwen2_5_1m, synthetic
+from suite.experiments import actqkv, chunkllm, dhsa, dhsa_block, frontier, prefill, qwen2_5_1m, step_loop, synthetic
 from suite.experiments.base import Workbench
 from suite.experiments.memory import peak_bytes
 from suite.experiments.qwen2_5_1m import Qwen25Experiment, Race
@@ -241,3 +241,16 @@ def test_dhsas_ledger_survives_a_model_that_finds_no_key(monkeypatch):
     _, _, _, accuracy, blocks, _ = DHSA.card.claims
     rows = list(dhsa.DHSAExperiment()._scores(BENCH, tiny_model(), accuracy, blocks))
     assert [(row.measured, "no key at all" in row.reason) for row in rows] == [(None, True)] * 2
+
+
+def test_the_ledger_of_the_step_loops_says_whose_loops_they_are(monkeypatch):
+    monkeypatch.setattr(step_loop, "REQUESTS", 3)
+    monkeypatch.setattr(step_loop, "ROWS", 2)
+    monkeypatch.setattr(step_loop, "ROUNDS", 2)
+    monkeypatch.setattr(step_loop, "NEW_TOKENS", (4, 8))
+    row = Qwen25Experiment()._steps(BENCH, load_model("smollm2-135m", "bf16"), Qwen25OneM.card.claims[-1])
+    assert row.claim.startswith("asynchronous-steps: ")
+    assert row.conditions.startswith("the suite's own two step loops on this CPU")
+    assert row.conditions.endswith("outputs identical")
+    assert [len(runs) for runs in row.details.values()] == [2, 2]
+    assert row.low < row.measured < row.high

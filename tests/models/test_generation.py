@@ -13,8 +13,9 @@ from torch import Tensor
 from suite.errors import UnitError
 from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
-from suite.models.generation import cut_at_stop, generate, pass_tokens
+from suite.models.generation import generate, pass_tokens
 from suite.models.language_model import LanguageModel, Tokenizer
+from suite.models.stops import cut_at_stop
 from tests.models.small import RecordingMeter, our_logits
 from workloads.schema import Completion, Request
 

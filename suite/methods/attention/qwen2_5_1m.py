@@ -36,6 +36,9 @@ CLAIMS = (
           "simulated prefill time, fixed 32K / dynamic", 1.52),
     Claim("long-retrieval", "passages and facts are still found at 32 times the trained length",
           "32K trained, nearly perfect on 1M passkey", "digit accuracy at 32x / at 1x", 0.94),
+    Claim("asynchronous-steps", "the device does not wait between steps when scheduler, model runner and detokeniser "
+          "do not wait for each other (TAG)", "no figure of its own",
+          "idle time of the model runner between steps, asynchronous / synchronous"),
 )  # fmt: skip
 
 

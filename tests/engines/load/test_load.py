@@ -224,13 +224,13 @@ def test_gaps_pass_a_kolmogorov_smirnov_test(arrival, burstiness):
 
 
 def test_delivered_gaps_pass_a_kolmogorov_smirnov_test(server, tmp_path):
-    """The requests as sent, not as planned, are still a Poisson process."""
-    due = arrivals.due_times("poisson", 100.0, 300, 5)
+    """The requests as sent, not as planned, are still a Poisson process; so slow that a busy machine does not show."""
+    due = arrivals.due_times("poisson", 30.0, 150, 5)
     items = tuple(Item(i, "x", 1, at) for i, at in enumerate(due))
     target = Target(server, "plain")
     sent = driver.run(Plan(items, "ks"), target, tmp_path / "r.jsonl", timeout_s=10, workers=1).records
     gaps = np.diff(sorted(record.t_send for record in sent))
-    assert stats.kstest(gaps, stats.expon(scale=1 / 100).cdf).pvalue > 0.01
+    assert stats.kstest(gaps, stats.expon(scale=1 / 30).cdf).pvalue > 0.01
 
 
 def test_last_arrival_is_exactly_at_the_end_and_a_seed_is_a_schedule():
