@@ -11,7 +11,7 @@ import pytest
 from suite.harness import threads
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_PROC_BIND"] = "false"  # pinned, the one thread of every worker would be bound to the same first core
+    os.environ["OMP_PROC_BIND"] = "false"  # pinned, all workers would share the first core
 threads.pin()
 
 from suite.harness.store import STORE_VARIABLE, Store  # noqa: E402 - pinning comes before everything else
