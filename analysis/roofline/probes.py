@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.roofline.ceilings import human_bytes
+from kernels import build
 from kernels.gemv import gemv as kernel_gemv
 
 Kind = Literal["read", "copy", "triad", "gemm", "gemv"]
@@ -77,11 +78,17 @@ def stream_overhead() -> dict[Kind, Callable[[], object]]:
 
 
 def gemm_probes(dtype: str, threads: int) -> Iterator[Probe]:
-    """Square products and a tall one, each cycling through two sets of operands."""
-    squares = SQUARES if torch.get_default_device().type == "cpu" else GPU_SQUARES
+    """Square products and a tall one, each cycling through two sets of operands.
+
+    A CPU that does not multiply bf16 does it through fp32, as `kernels.gemv.linear` does: torch's own product of 2048 x
+    2048 takes minutes there.
+    """
+    on_cpu = torch.get_default_device().type == "cpu"
+    squares = SQUARES if on_cpu else GPU_SQUARES
+    widened = on_cpu and dtype == "bf16" and not build.multiplies_bf16()
     for rows, columns, depth in (*((edge, edge, edge) for edge in squares), TALL):
         sets = itertools.cycle([_operands(rows, columns, depth, DTYPES[dtype]) for _ in range(2)])
-        yield Probe("gemm", dtype, threads, rows, 2.0 * rows * columns * depth, {"torch.mm": _product(sets)})
+        yield Probe("gemm", dtype, threads, rows, 2.0 * rows * columns * depth, _products(sets, widened))
 
 
 def _operands(rows: int, columns: int, depth: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,12 +97,16 @@ def _operands(rows: int, columns: int, depth: int, dtype: torch.dtype) -> tuple[
     return left, right, torch.empty(rows, columns, dtype=dtype)
 
 
-def _product(sets: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Callable[[], object]:
-    def call() -> object:
+def _products(sets: Iterator[tuple[Tensor, Tensor, Tensor]], widened: bool) -> dict[str, Callable[[], object]]:
+    def product() -> object:
         left, right, out = next(sets)
         return torch.mm(left, right, out=out)
 
-    return call
+    def through_fp32() -> object:
+        left, right, out = next(sets)
+        return out.copy_(torch.mm(left.float(), right.float()))
+
+    return {"torch.mm through fp32": through_fp32} if widened else {"torch.mm": product}
 
 
 def gemv_probe(dtype: str, threads: int, llc_bytes: int) -> Probe:
