@@ -32,7 +32,7 @@ lint: $(VENV)/.tests
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info artifacts .coverage
