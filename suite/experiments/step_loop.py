@@ -85,11 +85,11 @@ def requests(model: LanguageModel) -> list[Request]:
     draw = item_rng("step loop", 0)
     made = []
     for number in range(REQUESTS):
-        ids = prose(model, int(draw.integers(*PROMPT_TOKENS)), seed=number)[0].tolist()
+        ids = prose(model, int(draw.randint(*PROMPT_TOKENS)), seed=number)[0].tolist()
         made.append(
             Request(
                 id=f"step-{number}", task="step loop", metric="none", prompt=model.tokenizer.decode(ids),
-                max_new_tokens=int(draw.integers(*NEW_TOKENS)), stop=STOPS if number % 2 else (),
+                max_new_tokens=int(draw.randint(*NEW_TOKENS)), stop=STOPS if number % 2 else (),
             )
         )  # fmt: skip
     return made
