@@ -80,9 +80,10 @@ class Runner:
     A row stops by itself at its limit, which is known beforehand. Rows without work go along with an empty cache.
     """
 
-    def __init__(self, model: LanguageModel, rows: int) -> None:
+    def __init__(self, model: LanguageModel, requests: Sequence[Request], rows: int) -> None:
         self._model = model
-        self._cache = model.decoder.new_cache(rows, model.window)
+        longest = max(len(model.tokenizer.prompt(one.prompt, one.chat)) + one.max_new_tokens for one in requests)
+        self._cache = model.decoder.new_cache(rows, longest)
         self._attention = DenseAttention(model.config)
         self._running: dict[int, int] = {}
         self._left = [0] * rows
@@ -123,7 +124,6 @@ class Runner:
 
     def _adopt(self, own: KVCache, row: int) -> None:
         length = own.lengths[0]
-        self._cache.reserve(length)
         for ours, theirs in zip((*self._cache.keys, *self._cache.values), (*own.keys, *own.values), strict=True):
             ours[row, :, :length] = theirs[0, :, :length]
         self._cache.lengths[row] = length
@@ -149,7 +149,7 @@ class Runner:
 
 def synchronous(model: LanguageModel, requests: Sequence[Request], rows: int) -> Run:
     """Schedule, compute, detokenise and look for the end, then the next step."""
-    runner, scheduler = Runner(model, rows), Scheduler(model.tokenizer, requests, rows)
+    runner, scheduler = Runner(model, requests, rows), Scheduler(model.tokenizer, requests, rows)
     detokeniser = Detokeniser(model.tokenizer, requests, model.config.eos_ids)
     runner.change(scheduler.first)
     while not scheduler.done:
@@ -160,7 +160,7 @@ def synchronous(model: LanguageModel, requests: Sequence[Request], rows: int) ->
 def asynchronous(model: LanguageModel, requests: Sequence[Request], rows: int) -> Run:
     """The runner hands its tokens on and takes the next step at once, with the changes that have arrived until then."""
     with front_processes(model, requests, rows) as front:
-        runner = Runner(model, rows)
+        runner = Runner(model, requests, rows)
         while (changes := front.changes(wait=runner.idle)) is not None:
             runner.change(changes)
             if not runner.idle:

@@ -17,8 +17,8 @@ from suite.models.language_model import LanguageModel
 from workloads.generators.seeding import item_rng
 from workloads.schema import Request
 
-ROWS, REQUESTS, ROUNDS = 8, 24, 6
-PROMPT_TOKENS, NEW_TOKENS = (32, 128), (24, 64)
+ROWS, REQUESTS, ROUNDS = 8, 16, 5
+PROMPT_TOKENS, NEW_TOKENS = (16, 48), (16, 48)
 STOPS = (".",)
 """On every other request, so that some end before their limit, which only the detokeniser can see."""
 LOOPS = {"synchronous": synchronous, "asynchronous": asynchronous}
