@@ -12,6 +12,7 @@ import torch
 
 from suite.cli import run
 from suite.commands import engines_compare
+from suite.commands.engine_models import engine_model
 from suite.engines.base import EngineError, EngineModel, Limits, Output, Prompt
 from suite.engines.comparison import Cell, Comparison, Difference, differences, first_difference
 from suite.engines.load.null_server import null_server
@@ -165,7 +166,7 @@ def test_the_sentence_on_a_difference_says_how_close_it_was():
 
 def test_every_round_and_batch_size_has_prompts_of_its_own():
     options = engines_compare.CompareOptions("lab-recall", "", "1,4", 16, 4, 2, "fp32", 1, "")
-    assert engines_compare._model(options) == LAB
+    assert engine_model("lab-recall", "fp32", 20) == LAB
     words = engines_compare._prompts(options, _smollm(), [1, 4])
     found = [prompt.ids for batch in (1, 4) for number in range(3) for prompt in words(batch, number)]
     assert len(set(found)) == len(found) == 15

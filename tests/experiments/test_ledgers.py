@@ -243,6 +243,7 @@ def test_dhsas_ledger_survives_a_model_that_finds_no_key(monkeypatch):
     assert [(row.measured, "no key at all" in row.reason) for row in rows] == [(None, True)] * 2
 
 
+@pytest.mark.slow
 def test_the_ledger_of_the_step_loops_says_whose_loops_they_are(monkeypatch):
     monkeypatch.setattr(step_loop, "REQUESTS", 3)
     monkeypatch.setattr(step_loop, "ROWS", 2)

@@ -50,7 +50,11 @@ class FakeModel:
     window: int = 4096
     model_bytes: int = 1000
     tokenizer: Words = field(default_factory=Words)
-    config: Any = field(default_factory=lambda: SimpleNamespace(kv_bytes_per_token=lambda element: 24 * element))
+    config: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            kv_bytes_per_token=lambda element: 24 * element, attention_flops_per_pair=0
+        )
+    )
 
     def encode(self, request: Request) -> Any:
         target = tuple(self.tokenizer.encode(request.target)) if request.target else ()
