@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run test lint clean
+.PHONY: setup run test coverage lint clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,9 @@ lint: $(VENV)/.tests
 	$(BIN)/mypy
 
 test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+coverage: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 clean:
