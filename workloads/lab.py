@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -122,13 +121,6 @@ class LabWorkload(Workload):
     def __init__(self, config: WorkloadConfig | None = None) -> None:
         super().__init__(config)
         self._records: list[Any] = read_records(self.config.data, self.Record) if self.config.data else []
-
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data else "synthetic"
-
-    def data_files(self) -> Sequence[Path]:
-        return (self.config.data,) if self.config.data else ()
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         self.check_task(task)

@@ -82,10 +82,6 @@ class Needle(Workload):
         super().__init__(config)
         self._records = read_records(self.config.data, NeedleRecord) if self.config.data else []
 
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data else "synthetic"
-
     def data_files(self) -> Sequence[Path]:
         return (self.config.data or LEXICON_FILES["en"],)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import BaseModel, Field, field_validator
@@ -61,13 +60,6 @@ class Passkey(Workload):
         self._records = read_records(self.config.data, PasskeyRecord) if self.config.data else []
         lengths = {record.length for record in self._records} or set(self.config.lengths)
         self.tasks = tuple(str(length) for length in sorted(lengths))
-
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data else "synthetic"
-
-    def data_files(self) -> Sequence[Path]:
-        return (self.config.data,) if self.config.data else ()
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         self.check_task(task)

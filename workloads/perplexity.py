@@ -54,10 +54,6 @@ class Perplexity(Workload):
     def _window(self) -> int:
         return self.config.context_words + self.config.stride_words
 
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data else "synthetic"
-
     def data_files(self) -> Sequence[Path]:
         return (self.config.data or LEXICON_FILES["en"],)
 

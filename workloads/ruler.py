@@ -67,10 +67,6 @@ class Ruler(Workload):
         if self._records:
             self.tasks = tuple(self._records)
 
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data is not None else "synthetic"
-
     def data_files(self) -> Sequence[Path]:
         return tuple(self._files.values()) or (LEXICON_FILES["en"], WORD_FILE)
 

@@ -140,9 +140,9 @@ class Workload(ABC):
         self.config = config if config is not None else self.Config()
 
     @property
-    @abstractmethod
     def source(self) -> str:
         """Where the items come from: "synthetic", or the path or hub id they were read from."""
+        return str(self.config.data) if self.config.data else "synthetic"
 
     @abstractmethod
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
@@ -164,8 +164,8 @@ class Workload(ABC):
         return digest.hexdigest()[:16]
 
     def data_files(self) -> Sequence[Path]:
-        """The files this workload reads; none when the generator serves."""
-        return ()
+        """The files this workload reads."""
+        return (self.config.data,) if self.config.data else ()
 
     def check_task(self, task: str) -> None:
         """`DataError` for a task this workload does not have."""

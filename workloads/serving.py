@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, model_validator
@@ -87,13 +86,6 @@ class Serving(Workload):
         self._exchanges = [exchange for record in records if (exchange := record.exchange())]
         if records and not self._exchanges:
             raise DataError(f"{self.config.data}: no conversation has a human message followed by its answer.")
-
-    @property
-    def source(self) -> str:
-        return str(self.config.data) if self.config.data else "synthetic"
-
-    def data_files(self) -> Sequence[Path]:
-        return (self.config.data,) if self.config.data else ()
 
     def requests(self, task: str, limit: int, seed: int) -> Iterator[Request]:
         """A file's conversations come in an order that the seed chooses."""

@@ -132,10 +132,9 @@ def linear(
         return y.view(*leading, outputs)
     if counting.active is not None:
         _record(x, weight, residual, bias, weight)
-    if x.is_cpu and x.dtype is _BF16 and not build.multiplies_bf16():
-        y = F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(out_dtype or x.dtype)
-    else:
-        y = F.linear(x, weight, None if bias is None else bias.to(x.dtype)).to(out_dtype or x.dtype)
+    slow = x.is_cpu and x.dtype is _BF16 and not build.multiplies_bf16()
+    dtype = _F32 if slow else x.dtype
+    y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(out_dtype or x.dtype)
     return y if residual is None else y + residual
 
 

@@ -82,6 +82,7 @@ class Found:
 
 
 def search(tuning: EngineTuning, setting: Setting) -> Found:
+    """One study per sampler; finished trials of an earlier run count, and the default comes first."""
     from analysis import tuning as tuner
 
     found = Found(setting)
@@ -149,6 +150,7 @@ def trial(tuning: EngineTuning, setting: Setting, options: Options, hopeless: Ho
 
 
 def rate(runs: Sequence[Repeat]) -> float:
+    """Median output tokens per second of the repeats."""
     return statistics.median(run.output_throughput for run in runs)
 
 
@@ -179,6 +181,7 @@ def _progress(tuning: EngineTuning, setting: Setting, sampler: str) -> Callable[
 
 
 def best(tuning: EngineTuning, found: Found) -> Options:
+    """The fastest within the objectives; without one, `NothingMeasuredError` names a reason."""
     from analysis import tuning as tuner
 
     best = tuner.best(found.study)
@@ -190,7 +193,10 @@ def best(tuning: EngineTuning, found: Found) -> Options:
 
 
 def contenders(tuning: EngineTuning, bests: Sequence[Options], place: int) -> dict[str, Options]:
-    """The gain over batch 1 is the one that flatters; that over the default and over what was known already count."""
+    """Who races: arguments by name.
+
+    The gain over batch 1 is the one that flatters; that over the default and over what was known already count.
+    """
     contenders: dict[str, Options] = {"default": {}, "best here": bests[place]}
     if len(bests) > 1:
         contenders["best of the other setting"] = bests[1 - place]
@@ -200,6 +206,7 @@ def contenders(tuning: EngineTuning, bests: Sequence[Options], place: int) -> di
 
 
 def race(tuning: EngineTuning, setting: Setting, contenders: Mapping[str, Options]) -> dict[str, list[Repeat]]:
+    """Interleaved rounds of all contenders on prompts no trial has seen."""
     engines = {
         name: tuning.make(setting, validated(tuning.arguments, options, "engine"))
         for name, options in contenders.items()

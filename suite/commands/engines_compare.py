@@ -161,8 +161,8 @@ def _speed(cell: Cell) -> Row:
     from suite.engines.load.summary import statistics
 
     outputs = [output for batch in cell.outputs.values() for output in batch]
-    ttft = [(one.token_ns[0] - one.start_ns) / 1e6 for one in outputs]
-    tpot = [(o.token_ns[-1] - o.token_ns[0]) / 1e6 / (len(o.token_ns) - 1) for o in outputs if len(o.token_ns) > 1]
+    ttft = [one.ttft_ms for one in outputs]
+    tpot = [one.tpot_ms for one in outputs if one.tpot_ms is not None]
     tokens, seconds = sum(len(one.token_ids) for one in outputs), cell.seconds()
     return {
         "total_output_tokens": tokens,

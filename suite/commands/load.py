@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from suite.engines.load.plan import Plan, make_items
 from suite.engines.load.target import Endpoint, Target, probe
 from suite.engines.load.traces import read_trace
 from suite.errors import InputError, NothingMeasuredError
-from suite.harness.options import make_workload, read_requests, validated
+from suite.harness.options import requests_in_turn, validated
 from suite.harness.progress import Progress
 from suite.spec import WorkloadSpec
 from workloads.schema import Request
@@ -145,10 +144,7 @@ def _requests(options: LoadOptions, count: int) -> Iterator[Request]:
     given = {"name": options.workload, "task": "", "limit": count, "seed": options.seed}
     settings = workload_options(options.settings, options.data)
     spec = validated(WorkloadSpec, {**given, "options": settings}, f"workload {options.workload}")
-    workload = make_workload(spec)
-    streams = [read_requests(workload, spec.model_copy(update={"task": task})) for task in workload.tasks]
-    found = (request for request in chain.from_iterable(zip_longest(*streams)) if request is not None)
-    for request in islice(found, count):
+    for request in requests_in_turn(spec):
         if request.target is not None:
             raise InputError(f"workload {options.workload} scores given text and asks for none: nothing to send.")
         yield request

@@ -14,12 +14,13 @@ from suite.commands.engine_models import engine_model
 from suite.commands.engine_search import LIMITS, RACE_ROUNDS, EngineTuning, Found, Setting, rate, ratio
 from suite.commands.output import interval, number, print_json, stdout, table
 from suite.commands.reporting import check_writable
+from suite.commands.wishes import workload_options
 from suite.engines.base import Engine, EngineModel, Prompt
 from suite.engines.load import slo
 from suite.engines.trials import Repeat, Slices
 from suite.errors import InputError
 from suite.harness import threads
-from suite.harness.options import make_workload, read_requests, validated
+from suite.harness.options import requests_in_turn, validated
 from suite.harness.runner import InterruptedSweepError
 from suite.spec import Dtype, WorkloadSpec
 
@@ -35,8 +36,8 @@ def tune(tuning: EngineTuning, output: Path, as_json: bool) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", module="optuna|analysis.tuning")  # which of its parts Optuna calls experimental
-    check_writable(output)
     _check_enough(tuning)
+    check_writable(output)
     try:
         found = [engine_search.search(tuning, setting) for setting in tuning.settings]
         bests = [engine_search.best(tuning, one) for one in found]
@@ -100,7 +101,9 @@ def _setting(
         "race": {name: _raced(raced, name) for name in raced},
         "best_so_far": {name: tuner.best_so_far(study) for name, study in found.studies.items()},
         "importances": tuner.importances(found.study),
-        "command": getattr(arguments, "command", lambda *_: "")(model.name, model.window, model.dtype),
+        "command": getattr(arguments, "command", lambda *_: "")(
+            model.name, model.window, model.torch_dtype, found.setting.threads
+        ),
         "trials": {name: _trials(study) for name, study in found.studies.items()},
     }
 
@@ -252,22 +255,14 @@ def _slices(options: EngineTuneOptions, model: EngineModel) -> Slices:
     """The workload's requests as prompts of ids, all of whose tokens are made."""
     from suite.models.tokenizer import HFTokenizer
 
-    values = dict(text.partition("=")[::2] for text in options.settings) | (
-        {"data": options.data} if options.data else {}
-    )
-    count = options.limit * (1 + options.repeats + RACE_ROUNDS)
-    workload = make_workload(
-        WorkloadSpec(name=options.workload, task="", options=values, limit=count, seed=options.seed)
-    )
-    tasks = options.tasks or workload.tasks
+    given = {
+        "name": options.workload, "task": "", "limit": options.limit * (1 + options.repeats + RACE_ROUNDS),
+        "seed": options.seed, "options": workload_options(options.settings, options.data),
+    }  # fmt: skip
+    spec = validated(WorkloadSpec, given, f"workload {options.workload}")
     tokenizer = HFTokenizer.from_directory(Path(model.directory))
     prompts = []
-    for task in tasks:
-        spec = WorkloadSpec(
-            name=options.workload, task=task, options=values, limit=-(-count // len(tasks)), seed=options.seed
-        )
-        for request in read_requests(workload, spec):
-            ids = tokenizer.prompt(request.prompt, request.chat)[: model.window - request.max_new_tokens]
-            prompts.append(Prompt(tuple(ids), request.max_new_tokens))
-    order = sorted(range(len(prompts)), key=lambda place: (place % -(-count // len(tasks)), place))
-    return Slices([prompts[place] for place in order], options.limit)
+    for request in requests_in_turn(spec, options.tasks):
+        ids = tokenizer.prompt(request.prompt, request.chat)[: model.window - request.max_new_tokens]
+        prompts.append(Prompt(tuple(ids), request.max_new_tokens))
+    return Slices(prompts, options.limit)

@@ -62,6 +62,17 @@ class Output:
     token_ids: list[int] = field(default_factory=list)
     token_ns: list[int] = field(default_factory=list)
 
+    @property
+    def ttft_ms(self) -> float:
+        """From handing the prompt over to its first token."""
+        return (self.token_ns[0] - self.start_ns) / 1e6
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Per token after the first; one token alone has none."""
+        later = len(self.token_ns) - 1
+        return (self.token_ns[-1] - self.token_ns[0]) / 1e6 / later if later > 0 else None
+
 
 @dataclass(frozen=True)
 class EngineModel:
@@ -71,6 +82,11 @@ class EngineModel:
     directory: str
     dtype: Dtype
     window: int
+
+    @property
+    def torch_dtype(self) -> str:
+        """The dtype as torch, transformers and vLLM name it."""
+        return {"bf16": "bfloat16", "fp32": "float32"}[self.dtype]
 
 
 @dataclass(frozen=True)

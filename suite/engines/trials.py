@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
-from suite.engines.base import Engine, Output, Prompt
+from suite.engines.base import Engine, Prompt
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,10 @@ def measure(engine: Engine, prompts: Sequence[Prompt]) -> Repeat:
     return Repeat(
         tokens=sum(len(output.token_ids) for output in outputs),
         seconds=(max(output.token_ns[-1] for output in outputs) - start) / 1e9,
-        ttft_ms=tuple((output.token_ns[0] - start) / 1e6 for output in outputs),
-        tpot_ms=tuple(_tpot_ms(output) for output in outputs if len(output.token_ns) > 1),
+        ttft_ms=tuple(output.ttft_ms for output in outputs),
+        tpot_ms=tuple(output.tpot_ms for output in outputs if output.tpot_ms is not None),
         largest_batch=max(steps.values()),
     )
-
-
-def _tpot_ms(output: Output) -> float:
-    return (output.token_ns[-1] - output.token_ns[0]) / 1e6 / (len(output.token_ns) - 1)
-
-
-def repeats(engine: Engine, slices: Slices, first: int, count: int) -> Iterator[Repeat]:
-    """Slice 0 warms up; then `count` slices from `first` on are measured."""
-    engine.generate(slices[0])
-    for number in range(first, first + count):
-        yield measure(engine, slices[number])
 
 
 def race(

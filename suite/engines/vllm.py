@@ -49,5 +49,5 @@ class VllmEngine(WorkerEngine):
         return vllm_environment.python()
 
     def environment(self) -> Mapping[str, str]:
-        own = self._arguments.environment() if self._arguments else {}
+        own = self._arguments.environment(self.threads) if self._arguments else {}
         return {**environment(self.threads), **own, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from suite.harness.threads import available_cpus
 from suite.methods.base import tunable
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-
 
 class VllmArguments(BaseModel):
     """What an engine is started with; the values here are vLLM's offline defaults, but for the size of the KV cache.
 
-    `cores` "auto" leaves one core to the scheduler, as vLLM does by itself, "all" computes on all of them. vLLM's own
-    KV cache takes nearly all memory of a machine that other programs use, too: here it is `kv_cache_gib`.
+    `cores` "auto" leaves one of the given cores to the scheduler, as vLLM does by itself, "all" computes on all of
+    them. vLLM's own KV cache takes nearly all memory of a machine that other programs use, too: here it is
+    `kv_cache_gib`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,15 +50,20 @@ class VllmArguments(BaseModel):
         """Keyword arguments of vLLM's `LLM`, and options of its server."""
         return self.model_dump(exclude={"cores", "kv_cache_gib"})
 
-    def environment(self) -> dict[str, str]:
-        """vLLM's environment variables."""
-        cores = "auto" if self.cores == "auto" else ",".join(map(str, sorted(available_cpus())))
+    def environment(self, threads: int) -> dict[str, str]:
+        """vLLM's environment variables, on the first `threads` CPUs that this program may use.
+
+        "auto" is spelled out: vLLM's own "auto" would take the whole machine's cores but one.
+        """
+        cpus = sorted(available_cpus())[:threads]
+        kept = cpus[:-1] if self.cores == "auto" and len(cpus) > 1 else cpus
+        cores = ",".join(map(str, kept))
         return {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
 
-    def command(self, model: str, window: int, dtype: str) -> str:
+    def command(self, model: str, window: int, dtype: str, threads: int) -> str:
         """A command line that starts vLLM's server with them."""
-        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment().items()]
-        words = ["vllm", "serve", shlex.quote(model), "--dtype", DTYPES[dtype], "--max-model-len", str(window)]
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment(threads).items()]
+        words = ["vllm", "serve", shlex.quote(model), "--dtype", dtype, "--max-model-len", str(window)]
         for name, value in self.keywords().items():
             option = name.replace("_", "-")
             words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]

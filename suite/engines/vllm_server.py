@@ -11,7 +11,6 @@ from suite.engines.base import EngineError, FaultKind
 from suite.engines.child import Child
 from suite.engines.openai_server import OpenAIEngine
 
-_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 _POLL_S = 0.25
 
 
@@ -38,7 +37,7 @@ class VllmServerEngine(OpenAIEngine):
         return [
             str(vllm_environment.python()), "-m", "vllm.entrypoints.openai.api_server",
             "--host", "127.0.0.1", "--port", str(port), "--model", self.model.directory,
-            "--served-model-name", self.model.name, "--dtype", _DTYPES[self.model.dtype],
+            "--served-model-name", self.model.name, "--dtype", self.model.torch_dtype,
             "--max-model-len", str(self.model.window), "--no-enable-prefix-caching", "--generation-config", "vllm",
             "--disable-uvicorn-access-log",
         ]  # fmt: skip

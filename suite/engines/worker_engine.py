@@ -35,7 +35,7 @@ class WorkerEngine(Engine):
         """What the backend's `make` gets, as JSON."""
         return {
             "model": self.model.name, "directory": self.model.directory, "dtype": self.model.dtype,
-            "window": self.model.window, "threads": self.threads,
+            "torch_dtype": self.model.torch_dtype, "window": self.model.window, "threads": self.threads,
         }  # fmt: skip
 
     def start(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,15 @@ def read_requests(workload: Workload, spec: WorkloadSpec) -> Iterator[Request]:
         raise InputError(str(error)) from error
     if not count:
         raise InputError(f"workload {spec.name} has no item of task {spec.task!r}; check its data.")
+
+
+def requests_in_turn(spec: WorkloadSpec, tasks: Sequence[str] = ()) -> Iterator[Request]:
+    """At most `spec.limit` requests, one of each task in turn; without `tasks` those of the whole workload."""
+    workload = make_workload(spec)
+    streams = [read_requests(workload, spec.model_copy(update={"task": task})) for task in (tasks or workload.tasks)]
+    rounds = zip_longest(*streams)
+    found = (request for request in chain.from_iterable(rounds) if request is not None)
+    return islice(found, spec.limit)
 
 
 def normalised(config: BaseModel, options: Mapping[str, Any]) -> dict[str, Any]:

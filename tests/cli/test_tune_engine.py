@@ -105,12 +105,13 @@ def test_the_largest_batch_is_what_ran_at_once_not_what_was_asked() -> None:
         assert measure(engine, PROMPTS[:4]).largest_batch == 2
 
 
-def test_every_repeat_gets_prompts_of_its_own() -> None:
+def test_every_repeat_gets_prompts_of_its_own(tmp_path: Path) -> None:
     slices = Slices(PROMPTS, 4)
     seen = [prompt for number in range(len(slices)) for prompt in slices[number]]
     assert len(seen) == len(set(seen)) == 40
     with pytest.raises(InputError, match="40 items, but fresh prompts for every repeat take 60"):
-        tune_engine.tune(tuning(repeats=9), Path("never.html"), False)
+        tune_engine.tune(tuning(repeats=9), tmp_path / "never.html", False)
+    assert not (tmp_path / "never.html").exists()
 
 
 def test_arguments_that_do_not_fit_together_are_refused_before_a_start() -> None:
@@ -122,7 +123,7 @@ def test_arguments_that_do_not_fit_together_are_refused_before_a_start() -> None
 
 
 def test_the_best_is_told_as_a_command_line_of_vllm() -> None:
-    line = VllmArguments(max_num_seqs=32, enable_prefix_caching=False).command("some model", 2048, "bf16")
+    line = VllmArguments(max_num_seqs=32, enable_prefix_caching=False).command("some model", 2048, "bfloat16", 2)
     assert "VLLM_CPU_KVCACHE_SPACE=2 vllm serve 'some model' --dtype bfloat16" in line
     assert "--max-num-seqs 32" in line
     assert "--no-enable-prefix-caching" in line

@@ -82,15 +82,16 @@ def test_the_needle_token_is_where_the_key_ends():
 
 
 def test_the_frontier_measures_every_method_at_every_budget_on_the_same_items(monkeypatch):
-    monkeypatch.setattr(frontier, "KEYS", 2)
-    monkeypatch.setattr(frontier, "TEXTS", 2)
-    monkeypatch.setattr(frontier, "TOKENS", 400)
+    monkeypatch.setattr(frontier, "SHARES", (0.125, 0.5))
+    monkeypatch.setattr(frontier, "KEYS", 1)
+    monkeypatch.setattr(frontier, "TEXTS", 1)
+    monkeypatch.setattr(frontier, "TOKENS", 256)
     monkeypatch.setattr(frontier, "SCORED", 16)
     points = frontier.frontier(BENCH, load_model("smollm2-135m", "bf16"), ("uniform", "oracle"))
     assert [(p.method, p.share) for p in points] == [
         ("dense", 1.0), *(("uniform", s) for s in frontier.SHARES), *(("oracle", s) for s in frontier.SHARES)
     ]  # fmt: skip
-    assert all(len(p.keys) == len(p.nats) == 2 for p in points)
+    assert all(len(p.keys) == len(p.nats) == 1 for p in points)
     half = frontier.at(points, 0.5)
     assert half["uniform"].retention == pytest.approx(0.5, abs=0.06)
     assert half["uniform"].read_bytes < 0.7 * half["dense"].read_bytes

@@ -12,8 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
 
 class Stamps(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
     """Puts each step's tokens with their time into a queue; the first `put` is the prompt."""
@@ -37,7 +35,7 @@ class TransformersBackend:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         torch.set_num_threads(settings["threads"])
-        directory, dtype = settings["directory"], _DTYPES[settings["dtype"]]
+        directory, dtype = settings["directory"], getattr(torch, settings["torch_dtype"])
         self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
 
     def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int]]:

@@ -8,15 +8,13 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 
-_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-
 
 class VllmBackend:
     """All prompts are added at once; the engine's scheduler batches them."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._llm = LLM(
-            settings["directory"], dtype=_DTYPES[settings["dtype"]], max_model_len=settings["window"],
+            settings["directory"], dtype=settings["torch_dtype"], max_model_len=settings["window"],
             disable_log_stats=False, skip_tokenizer_init=True, **settings["arguments"],
         )  # fmt: skip
         self._calls = 0

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from kernels import gemv
 from kernels.kv_move import gather
-from kernels.segment_reduce import probe_pool
 from kernels.select_top import top
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.cutoff import CutOff
-from suite.methods.attention.probe import LayerMemory, density, local_mask, local_mass
+from suite.methods.attention.probe import LayerMemory, density, local_mask, local_mass, probe_query
 from suite.methods.attention.question import QuestionReader, scorer
 from suite.methods.attention.selection import Beside, Causal, Elsewhere, Merged, Plan, Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -160,11 +159,7 @@ class ActQKV(AttentionMethod):
         return rotate(q, cos[self._config.n_local], sin[self._config.n_local]).flatten(1)
 
     def _probe(self, state: LayerMemory, h: Tensor) -> Tensor:
-        """One query [H D] for a window of them [m, H D]."""
-        if self._config.probe == "window":
-            return probe_pool(h)
-        statistics = state.running.update(h.float()) if self._config.probe == "running" else None
-        return h.float().mean(dim=0) if statistics is None else probe_pool(h, statistics)
+        return probe_query(self._config.probe, state.running, h)
 
     def _choose(self, layer: int, row: int, probe: Tensor, asked: Tensor | None = None) -> tuple[list[int], int]:
         """Pages of the best blocks in text order, now on the device, and how many came from the host."""
@@ -183,8 +178,7 @@ class ActQKV(AttentionMethod):
         return float(step.stops[row] + step.cache.evicted[row])
 
     def kv_bytes(self) -> int:
-        stores = [state.store for layer in self._layers for state in layer]
-        return sum(store.host_bytes + store.device_bytes for store in stores)
+        return sum(state.store.host_bytes + state.store.device_bytes for layer in self._layers for state in layer)
 
     def host_bytes(self) -> int:
         return sum(state.store.host_bytes for layer in self._layers for state in layer)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.segment_reduce import probe_pool
 from suite.methods.attention.base import grow
 from suite.methods.attention.block_store import BlockStore
 from suite.models.config import ModelConfig
@@ -124,3 +125,11 @@ def local_mask(rows: int, keys: int, reach: int) -> Tensor:
     """[rows, keys]: 0 where one of the last `rows` tokens sees one of the last `keys` within `reach`, else -inf."""
     gap = torch.arange(keys - rows, keys)[:, None] - torch.arange(keys)
     return torch.zeros(rows, keys).masked_fill_((gap < 0) | (gap >= reach), -math.inf)
+
+
+def probe_query(kind: Literal["window", "running", "mean"], running: RunningStatistics, h: Tensor) -> Tensor:
+    """One query [F] for a window of them [m, F]."""
+    if kind == "window":
+        return probe_pool(h)
+    statistics = running.update(h.float()) if kind == "running" else None
+    return h.float().mean(dim=0) if statistics is None else probe_pool(h, statistics)
