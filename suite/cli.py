@@ -180,7 +180,7 @@ def tune_command(
             workload=workload, tasks=task or [], settings=option or [], data=data, limit=limit, model=model,
             dtype=dtype, threads=threads, trials=trials, repeats=repeats, sampler=sampler, against=against or [],
             parameters=parameter or [], slo=bounds or [], transfer=transfer, seed=seed, study=study,
-            studies=tune.STUDIES,
+            studies=tune.STUDIES, store=store,
         )  # fmt: skip
         return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json)
     if not method:

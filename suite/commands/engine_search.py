@@ -65,6 +65,8 @@ class EngineTuning:
     seed: int
     name: str
     studies: Path | None
+    guess: Callable[[Setting], Mapping[str, Any]] = lambda setting: {}
+    """Arguments worth measuring first, besides the defaults."""
 
 
 @dataclass
@@ -92,13 +94,21 @@ def search(tuning: EngineTuning, setting: Setting) -> Found:
         sampler = tuner.make_sampler(name, space, tuning.seed)
         study = tuner.open_study(tuning.studies, f"{tuning.name} ({setting.name}, {name})", sampler, objectives)
         if not study.trials:
-            defaults = tuning.arguments().model_dump()
-            study.enqueue_trial({option: defaults[option] for option in space})
+            _start_from(study, tuning, setting, space)
         found.studies[name] = study
         tuner.search(study, space, tuning.trials, _measure(tuning, found, study), _progress(tuning, setting, name))
     of_default = found.study.trials[0].user_attrs.get("rates", []) if found.study.trials else []
     found.default_rates = [*of_default, *found.study.user_attrs.get("default_rates", [])]
     return found
+
+
+def _start_from(study: Study, tuning: EngineTuning, setting: Setting, space: Mapping[str, Any]) -> None:
+    """The defaults, and with them what the roofline predicts to be best; a guess that is the default adds nothing."""
+    defaults = tuning.arguments().model_dump()
+    guess = {option: value for option, value in tuning.guess(setting).items() if option in space}
+    for origin, options in (("default", defaults), ("roofline", {**defaults, **guess})):
+        if origin == "default" or options != defaults:
+            study.enqueue_trial({option: options[option] for option in space}, user_attrs={"origin": origin})
 
 
 def _space(tuning: EngineTuning) -> dict[str, Any]:

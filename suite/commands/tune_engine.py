@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.commands import engine_search
+from suite.commands.calibration import ensure_calibration
 from suite.commands.engine_models import engine_model
 from suite.commands.engine_search import LIMITS, RACE_ROUNDS, EngineTuning, Found, Setting, rate, ratio
-from suite.commands.output import interval, number, print_json, stdout, table
+from suite.commands.output import interval, number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
+from suite.commands.roofline import DRAM
+from suite.commands.stores import open_store
 from suite.commands.wishes import workload_options
 from suite.engines.base import Engine, EngineModel, Prompt
 from suite.engines.load import slo
@@ -150,6 +156,9 @@ def _print(document: Mapping[str, Any]) -> None:
         table(_title(setting), COLUMNS, _rows(setting))
         told = ", ".join(f"{name}={value}" for name, value in setting["best"].items())
         console.print(f"best: {told}; as it was found: {setting['found']:.1f} tok/s", markup=False)
+        for trial in chain.from_iterable(setting["trials"].values()):
+            if trial.get("origin") == "roofline":
+                console.print(_told_guess(trial), markup=False)
         console.print(f"noise floor (spread of the default): {setting['noise_floor']:.1%}", markup=False)
         for name, trials in setting["trials"].items():
             failed = [trial for trial in trials if trial["state"] != "complete"]
@@ -159,6 +168,12 @@ def _print(document: Mapping[str, Any]) -> None:
         if setting["command"]:
             console.print(setting["command"], markup=False, soft_wrap=True)
     console.print(f"report: {document['report']}", markup=False)
+
+
+def _told_guess(trial: Mapping[str, Any]) -> str:
+    guess = ", ".join(f"{name}={value}" for name, value in trial["params"].items())
+    came = f"{trial['values'][0]:.1f} tok/s" if trial["values"] else trial.get("reason", "no figure")
+    return f"the roofline's guess ({guess}): {came}"
 
 
 def _write_page(tuning: EngineTuning, found: Sequence[Found], document: Mapping[str, Any], output: Path) -> None:
@@ -196,6 +211,7 @@ class EngineTuneOptions:
     seed: int
     study: str
     studies: Path
+    store: Path | None
 
 
 def wanted(options: EngineTuneOptions, engine: str) -> EngineTuning:
@@ -219,12 +235,36 @@ def wanted(options: EngineTuneOptions, engine: str) -> EngineTuning:
             raise InputError(reason)
         return VllmEngine(setting.model, setting.threads, LIMITS, arguments)
 
+    slices = _slices(options, first.model)
     return EngineTuning(
         make=make, arguments=VllmArguments, settings=[first, *_other(first, options.transfer)],
-        slices=_slices(options, first.model), trials=options.trials, repeats=options.repeats, samplers=samplers,
-        parameters=options.parameters, bounds=slo.parse(options.slo), seed=options.seed,
-        name=options.study or _name(options, engine), studies=options.studies,
+        slices=slices, guess=partial(_guess, slices, options.store), trials=options.trials,
+        repeats=options.repeats, samplers=samplers, parameters=options.parameters, bounds=slo.parse(options.slo),
+        seed=options.seed, name=options.study or _name(options, engine), studies=options.studies,
     )  # fmt: skip
+
+
+def _guess(slices: Slices, store_file: Path | None, setting: Setting) -> dict[str, Any]:
+    """The roofline's best batching for a repeat's prompts, all as long as their mean; {} without stable ceilings."""
+    from analysis.roofline.batching import Batching, Traffic, suggested
+    from analysis.roofline.ceilings import Ceilings
+    from analysis.roofline.model import ModelShape
+    from analysis.roofline.operators import Precision
+
+    with open_store(store_file) as store:
+        ceilings = Ceilings(ensure_calibration(store, setting.threads, stderr()))
+    target = ceilings.machine(setting.model.dtype, setting.threads, DRAM)
+    if target is None:
+        return {}
+    prompts = slices.prompts
+    traffic = Traffic(
+        prompts=slices.size,
+        input_tokens=round(statistics.fmean(len(prompt.ids) for prompt in prompts)),
+        output_tokens=round(statistics.fmean(prompt.max_new_tokens for prompt in prompts)),
+    )
+    bits = 16 if setting.model.dtype == "bf16" else 32
+    shape = ModelShape.from_hf(json.loads((Path(setting.model.directory) / "config.json").read_text()))
+    return asdict(suggested(shape, Precision.of_bits(bits, bits, bits), target, traffic, Batching(256, 8192)))
 
 
 def _name(options: EngineTuneOptions, engine: str) -> str:

@@ -83,6 +83,14 @@ def test_a_live_study_is_measured_raced_and_continued(
     assert len(again.study.trials) == 2, "finished trials are not measured again"
 
 
+def test_the_roofline_says_where_to_start_and_a_guess_that_is_the_default_is_not_measured_twice() -> None:
+    guessed = engine_search.search(tuning(guess=lambda setting: {"max_num_seqs": 2, "beyond": 7}), Setting(LAB, 1))
+    starts = [(trial.user_attrs.get("origin"), trial.params["max_num_seqs"]) for trial in guessed.study.trials]
+    assert starts == [("default", 4), ("roofline", 2)]
+    same = engine_search.search(tuning(guess=lambda setting: {"max_num_seqs": 4}), Setting(LAB, 1))
+    assert [trial.user_attrs.get("origin") for trial in same.study.trials] == ["default", None]
+
+
 def test_a_failed_launch_is_a_trial_with_its_reason() -> None:
     outcome = engine_search.trial(tuning(), Setting(LAB, 1), {"weights": "missing"}, lambda repeat, value: False)
     assert outcome.values == ()
