@@ -81,6 +81,10 @@ def load_command(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Replay a BurstGPT or Azure CSV, or JSON lines; --rate stretches it.")
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Directory or name of the model: its tokenizer checks the server's counts."),
+    ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Double the rate until it is too much, then bisect; --rate is the first.")
     ] = False,
@@ -93,6 +97,6 @@ def load_command(
         base_url=base_url, served_model=served_model, endpoint=endpoint, workload=workload, data=data,
         settings=option or [], rate=rate, concurrency=concurrency, burstiness=burstiness, requests=requests,
         warmup=warmup, cooldown=cooldown, slo=slo or [], timeout_s=timeout, seed=seed, workers=workers, output=output,
-        export=export, trace=trace,
+        export=export, trace=trace, tokenizer=tokenizer,
     )  # fmt: skip
     return load_sweep.run(options, json) if sweep else load.load(options, json)

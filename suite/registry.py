@@ -124,6 +124,12 @@ WORKLOADS = Registry(
     "workload",
     (
         Entry(
+            "humaneval-infill",
+            "workloads.humaneval_infill:HumanEvalInfill",
+            "code",
+            "a missing line of a Python function, single-line infilling (2207.14255)",
+        ),
+        Entry(
             "lab-longbench",
             "workloads.lab_longbench:LabLongBench",
             "lab",

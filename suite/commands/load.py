@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from suite.commands.wishes import workload_options
 from suite.engines.load import arrivals, driver, slo
 from suite.engines.load.export import vllm_result
 from suite.engines.load.plan import Plan, make_items
-from suite.engines.load.target import Endpoint, Target, probe
+from suite.engines.load.records import rewrite
+from suite.engines.load.recount import recount
+from suite.engines.load.target import Endpoint, Target, messages, probe
 from suite.engines.load.traces import read_trace
 from suite.errors import InputError, NothingMeasuredError
 from suite.harness.options import requests_in_turn, validated
 from suite.harness.progress import Progress
+from suite.models.tokenizer import HFTokenizer
 from suite.spec import WorkloadSpec
 from workloads.schema import Request
 from workloads.serving import of_lengths
@@ -54,6 +57,7 @@ class LoadOptions:
     output: Path
     export: Path | None
     trace: Path | None
+    tokenizer: str | None
 
     @property
     def records(self) -> Path:
@@ -68,10 +72,11 @@ def load(options: LoadOptions, as_json: bool) -> int:
     check_writable(options.output)
     if options.export is not None:
         check_writable(options.export, "--export")
+    tokenizer = find_tokenizer(options)
     target = find_target(options)
-    outcome, found = measure(plan, options, target, bounds)
+    outcome, found = measure(plan, options, target, bounds, tokenizer)
     if options.export is not None:
-        write_json(options.export, vllm_result(outcome, target, bounds, options.burstiness))
+        write_json(options.export, vllm_result(outcome, target, bounds, options.burstiness, options.tokenizer))
     if as_json:
         print_json(found)
     else:
@@ -82,12 +87,15 @@ def load(options: LoadOptions, as_json: bool) -> int:
 
 
 def measure(
-    plan: Plan, options: LoadOptions, target: Target, bounds: Mapping[str, float]
+    plan: Plan, options: LoadOptions, target: Target, bounds: Mapping[str, float], tokenizer: HFTokenizer | None
 ) -> tuple[driver.Outcome, Document]:
     """One run, its records and its report on disk."""
     check_writable(options.records)
     outcome = _send(plan, target, options)
-    found = document(outcome, target, bounds, options.records)
+    if tokenizer is not None:
+        outcome = replace(outcome, records=tuple(recount(plan, outcome.records, target.endpoint, tokenizer)))
+        rewrite(options.records, outcome.records)
+    found = document(outcome, target, bounds, options.records, options.tokenizer)
     write_json(options.output, found)
     return outcome, found
 
@@ -156,6 +164,18 @@ def find_target(options: LoadOptions) -> Target:
         if endpoint == options.endpoint:
             return probe(Target(options.base_url, options.served_model, endpoint))
     raise InputError(f"there is no endpoint {options.endpoint!r}; known: {', '.join(ENDPOINTS)}.")
+
+
+def find_tokenizer(options: LoadOptions) -> HFTokenizer | None:
+    """The tokenizer that counts after the server, if one is wanted; it must know how to make this kind of prompt."""
+    if options.tokenizer is None:
+        return None
+    from suite.models.loaders import model_directory
+
+    found = HFTokenizer.from_directory(model_directory(options.tokenizer))
+    if options.endpoint == "chat":
+        found.conversation(messages("ready?", []))
+    return found
 
 
 def _send(plan: Plan, target: Target, options: LoadOptions) -> driver.Outcome:

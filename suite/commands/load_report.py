@@ -18,11 +18,18 @@ P99_REQUESTS = 459
 """Requests a statement about p99 needs, with 99 % confidence (card section 4)."""
 FROM_ARRIVAL = (("ttft", "TTFT from the scheduled arrival"), ("e2el", "E2E from the scheduled arrival"))
 FROM_SENDING = (("ttft_send", "TTFT from sending"), ("e2el_send", "E2E from sending"))
+RETOKENISED = {
+    "prompt": (0, "another tokenizer, chat template or begin token"),
+    "completion": (2, "another tokenizer, or tokens without text"),
+}
+"""Largest difference without a warning, and what causes more: a prompt is one text, an answer may be cut otherwise."""
 BETWEEN = (("tpot", "TPOT: (last - first) / (tokens - 1)"), ("itl", "ITL: gap between events"))
 Document = dict[str, Any]
 
 
-def document(outcome: Outcome, target: Target, bounds: Mapping[str, float], records: Path) -> Document:
+def document(
+    outcome: Outcome, target: Target, bounds: Mapping[str, float], records: Path, tokenizer: str | None
+) -> Document:
     """Everything about a run; `metrics` has the figures under the names of `vllm bench serve`."""
     plan = outcome.plan
     metrics = summarise(outcome.records, outcome.planned, bounds)
@@ -36,6 +43,7 @@ def document(outcome: Outcome, target: Target, bounds: Mapping[str, float], reco
         "rate": plan.rate,
         "concurrency": plan.concurrency,
         "slo_ms": dict(bounds),
+        "tokenizer": tokenizer,
         "interrupted": outcome.interrupted,
         "metrics": metrics,
         "records": str(records),
@@ -59,9 +67,21 @@ def _remarks(found: Document) -> list[str]:
     if metrics["completed"] < P99_REQUESTS:
         said.append(f"p99 of {metrics['completed']} requests is a guess: {P99_REQUESTS} are needed")
     if metrics["token_source"].get("unknown"):
-        said.append("the server does not say how many tokens it made, so there are no token figures")
+        said.append("the server does not say how many tokens it made: no token figures without --tokenizer")
     if metrics["short_answers"]:
         said.append(f"{metrics['short_answers']} answers are shorter than asked for")
+    return said + _counting(metrics, found["tokenizer"])
+
+
+def _counting(metrics: Document, tokenizer: str | None) -> list[str]:
+    """Whose token counts these are, where not the server's alone, and whether it counts as its tokenizer does."""
+    said = []
+    if counted := metrics["token_source"].get("tokenizer"):
+        said.append(f"the server sends no usage for {counted} requests: their tokens are those of {tokenizer}")
+    for part, (slack, cause) in RETOKENISED.items():
+        most = metrics["token_check"][part]["largest_difference"] or 0
+        if most > slack:
+            said.append(f"{part} tokens differ by up to {most} between the server and {tokenizer}: {cause}")
     return said
 
 
@@ -102,6 +122,7 @@ def _facts(found: Document) -> list[tuple[str, str]]:
     slip = number(metrics["p99_client_queue_time_ms"]) + (" (late!)" if slipped(found) else "")
     asked = f"{number(found['rate'], 4)} ({number(metrics['asked_rate'], 4)} as drawn)"
     schedule = [("asked rate, requests/s", asked), ("client slip p99, ms", slip)]
+    checks = metrics["token_check"].items()
     return [
         *counts,
         *(schedule if found["mode"] == "open loop" else []),
@@ -110,7 +131,18 @@ def _facts(found: Document) -> list[tuple[str, str]]:
         ("output, tokens/s", number(metrics["output_throughput"], 4)),
         *_goodput(found),
         ("tokens counted by", ", ".join(f"{kind}: {count}" for kind, count in metrics["token_source"].items()) or "-"),
+        *(
+            (f"{part} tokens as {found['tokenizer']} counts", _agreement(check))
+            for part, check in checks
+            if check["checked"]
+        ),
     ]
+
+
+def _agreement(check: Document) -> str:
+    return (
+        f"{check['agree']} of {check['checked']} ({check['share']:.1%}), off by {check['largest_difference']} at most"
+    )
 
 
 def _goodput(found: Document) -> list[tuple[str, str]]:

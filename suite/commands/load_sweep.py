@@ -25,6 +25,7 @@ def run(options: load.LoadOptions, as_json: bool) -> int:
     start = START if options.rate is None else options.rate
     load.make_plan(replace(options, rate=start))
     check_writable(options.output)
+    tokenizer = load.find_tokenizer(options)
     target = load.find_target(options)
     documents: list[dict[str, Any]] = []
 
@@ -33,7 +34,7 @@ def run(options: load.LoadOptions, as_json: bool) -> int:
         own = replace(
             options, rate=rate, seed=options.seed + len(documents), output=_beside(options.output, f"{rate:.4g}")
         )
-        outcome, found = load.measure(load.make_plan(own), own, target, bounds)
+        outcome, found = load.measure(load.make_plan(own), own, target, bounds, tokenizer)
         documents.append(found)
         point = sweep.Point(rate, sweep.failing(found["metrics"], outcome.records), found["metrics"])
         stderr().print(f"{rate:.4g} requests/s: {point.failing or 'sustained'}", markup=False)

@@ -89,19 +89,21 @@ class HFTokenizer:
     def prompt(self, text: str, chat: bool) -> list[int]:
         """Ids of a whole prompt: one user turn and the start of the answer, or the text after its begin token."""
         if chat and self._compiled is not None:
-            return self.encode(self._render(text))
+            return self.conversation([{"role": "user", "content": text}])
         ids: list[int] = self.backend.encode(text, add_special_tokens=True).ids
         return ids
 
-    def _render(self, text: str) -> str:
-        assert self._compiled is not None
-        messages = [{"role": "user", "content": text}]
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation and the start of the next answer; `InputError` without a usable chat template."""
+        if self._compiled is None:
+            raise InputError("the tokenizer has no chat template, so it cannot make a prompt of a conversation.")
         try:
-            return self._compiled.render(
+            text = self._compiled.render(
                 messages=messages, tools=None, documents=None, add_generation_prompt=True, **self.special
             )
         except jinja2.TemplateError as error:
             raise InputError(f"the model's chat template cannot be rendered: {error}.") from error
+        return self.encode(text)
 
     @cached_property
     def _compiled(self) -> jinja2.Template | None:

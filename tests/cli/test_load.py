@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from suite.cli import run
@@ -23,6 +24,7 @@ STREAMS = {
     "plain": Stream(),
     "timed": Stream(pauses=(0.05,), gap_s=0.001),
     "broken": Stream(fail_after=1),
+    "queue": Stream(pauses=(0.2,), slots=1),
     "narrow": Stream(pauses=(0.02,), slots=1),
 }
 SHORT = ["--set", "lengths=fixed", "--set", "input_words=6", "--set", "output_words=4"]
@@ -54,6 +56,35 @@ def wait_for_records(path, count):
             return
         time.sleep(0.05)
     raise AssertionError(f"fewer than {count} records in {path}")
+
+
+def wait_for_workers(pid):
+    """The processes that a run has started: a worker, and the tracker `multiprocessing` starts before it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = psutil.Process(pid).children(recursive=True)
+        if any("spawn_main" in " ".join(child.cmdline()) for child in found):
+            time.sleep(0.1)  # the driver ignores Ctrl-C while it starts a worker
+            return found
+        time.sleep(0.02)
+    raise AssertionError("no worker was started")
+
+
+def all_end(processes, seconds=5):
+    """Whether they are gone soon: the tracker ends when it hears that those it served have."""
+    deadline = time.monotonic() + seconds
+    while any(alive(one) for one in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_an_open_loop_is_reported_from_its_records(load, tmp_path):
@@ -140,6 +171,37 @@ def test_ctrl_c_ends_the_run_with_its_report(server, tmp_path):
     assert found["interrupted"]
     assert 20 <= found["metrics"]["completed"] < 3000
     assert found["metrics"]["lost"] == 0
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("early", ["before the first request", "with requests in flight"])
+def test_an_early_ctrl_c_keeps_what_was_done_and_leaves_no_process(server, tmp_path, early):
+    """One request at a time for 0.2 s, twenty a second: after the first answers most of what was sent is in flight.
+
+    Ctrl-C reaches the driver alone: it is the driver that ends its workers.
+    """
+    command = [sys.executable, "-m", "suite", "load", "--base-url", server, "--served-model", "queue", *SHORT]
+    with subprocess.Popen(
+        [*command, "--rate", "20", "-n", "3000", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        started = wait_for_workers(process.pid)
+        if early == "with requests in flight":
+            wait_for_records(tmp_path / "load.records.jsonl", 2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    found, records = json.loads(out), read(tmp_path / "load.records.jsonl")
+    kept = [found["metrics"][kind] for kind in ("completed", "failed", "lost")]
+    assert process.returncode == 130
+    assert all_end(started)
+    assert found["interrupted"]
+    assert kept == [sum(r.ok for r in records), sum(r.error == "cancelled" for r in records), 0]
+    if early == "with requests in flight":
+        assert min(kept[:2]) >= 2
     assert "Traceback" not in err
 
 

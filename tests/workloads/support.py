@@ -77,9 +77,18 @@ RULER_RECORD = {
 LAB_RECORD = longbench_record(
     context="w01 k03 4 5 w02", input="? k03", answers=["4 5"], length=512, dataset="qa", language="lab"
 )
+INFILL_RECORD = {
+    "task_id": "SingleLineInfilling/HumanEval/7/L1",
+    "entry_point": "second",
+    "prompt": "def second(items):\n    suffix = f'{suffix}'\n",
+    "suffix": "\n    return f'{prefix}'\n",
+    "canonical_solution": "    first = items",
+    "test": "def check(candidate): pass",
+}
 CONVERSATION = {"conversations": [{"from": "human", "value": "Who is Ada?"}, {"from": "gpt", "value": "The mayor."}]}
 
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "humaneval-infill": ("infill.jsonl", INFILL_RECORD, "suffix"),
     "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),

@@ -111,6 +111,7 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "humaneval-infill": {"new_tokens": 20},
         "lab-longbench": {"facts": 5},
         "longbench": {"target_tokens": 500},
         "needle": {"depths": 3},
@@ -197,6 +198,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("humaneval-infill", {"new_tokens": 0}),
+        ("humaneval-infill", {"template": "{suffix}"}),
         ("lab-longbench", {"facts": 0}),
         ("lab-longbench", {"facts": 33}),
         ("longbench", {"target_tokens": 5}),

@@ -1,7 +1,8 @@
 """A run as the result JSON of `vllm bench serve --save-result --save-detailed` (read from its `benchmarks/serve.py`).
 
 Its definitions, not ours: latencies count from sending, throughput is divided by the whole duration with the drain
-tail, failures count nowhere but in `failed`. A token count nobody knows is null, where vLLM would tokenise the text.
+tail, failures count nowhere but in `failed`. A token count nobody knows is null, where vLLM would tokenise the text:
+without usage it needs `--tokenizer`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ BACKENDS = {"completions": "openai", "chat": "openai-chat"}
 
 
 def vllm_result(
-    outcome: Outcome, target: Target, bounds: Mapping[str, float], burstiness: float = 1.0
+    outcome: Outcome,
+    target: Target,
+    bounds: Mapping[str, float],
+    burstiness: float = 1.0,
+    tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """The measured requests. Times are seconds where vLLM has seconds, milliseconds under names that end in `_ms`."""
     issued = measured(outcome.records)
@@ -34,7 +39,7 @@ def vllm_result(
         "backend": backend,
         "label": None,
         "model_id": target.model,
-        "tokenizer_id": None,
+        "tokenizer_id": tokenizer,
         "num_prompts": outcome.planned,
         "request_rate": "inf" if plan.rate is None else plan.rate,
         "burstiness": burstiness if np.isfinite(burstiness) else "inf",

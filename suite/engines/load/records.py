@@ -23,6 +23,7 @@ class Record:
 
     `chunks` are the arrival times of the stream events that carried output; `chunk_tokens` says how many tokens each
     held, where the server tells (`usage` in every event). `n_out` is None where nobody knows: events are not tokens.
+    `source` says whose `n_in` and `n_out` are; `n_tokenizer_in` and `n_tokenizer` are a tokenizer's, if one counted.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Record:
     n_in: int | None = None
     n_out: int | None = None
     source: TokenSource = "unknown"
+    n_tokenizer_in: int | None = None
     n_tokenizer: int | None = None
     asked_out: int = 0
     session: str = ""
@@ -61,6 +63,13 @@ class Record:
 def to_line(record: Record) -> bytes:
     """One line of a record file."""
     return json.dumps(vars(record), ensure_ascii=False).encode() + b"\n"
+
+
+def rewrite(path: Path, records: Iterable[Record]) -> None:
+    """Puts other records in a file's place, all or none of them."""
+    made = path.with_name(path.name + ".new")
+    made.write_bytes(b"".join(to_line(record) for record in records))
+    made.replace(path)
 
 
 def read(path: Path) -> list[Record]:

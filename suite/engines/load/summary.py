@@ -143,11 +143,25 @@ def _tokens(good: Sequence[Record]) -> Summary:
     """Where the token counts come from, and where the server's and the tokenizer's differ."""
     events = sum(len(r.chunks) for r in good)
     known = [r for r in good if r.n_out is not None]
-    checked = [r for r in known if r.n_tokenizer is not None and r.source == "usage"]
+    usage = [r for r in good if r.source == "usage"]
     return {
         "token_source": dict(Counter(r.source for r in good)),
         "tokens_per_event": sum(r.n_out or 0 for r in known) / events if events and len(known) == len(good) else None,
-        "tokenizer_checked": len(checked),
-        "tokenizer_differs": sum(r.n_tokenizer != r.n_out for r in checked),
-        "short_answers": sum((r.n_out or 0) < r.asked_out for r in known if r.asked_out),
+        "token_check": {
+            "prompt": _agreement((r.n_in, r.n_tokenizer_in) for r in usage),
+            "completion": _agreement((r.n_out, r.n_tokenizer) for r in usage),
+        },
+        # A re-tokenised answer may be a token shorter than the server's: that does not make it short.
+        "short_answers": sum((r.n_out or 0) < r.asked_out for r in known if r.asked_out and r.source != "tokenizer"),
+    }
+
+
+def _agreement(counts: Iterable[tuple[int | None, int | None]]) -> Summary:
+    """How often the server and the tokenizer count the same, of the requests that both have counted."""
+    differences = [abs(server - ours) for server, ours in counts if server is not None and ours is not None]
+    return {
+        "checked": len(differences),
+        "agree": differences.count(0),
+        "share": differences.count(0) / len(differences) if differences else None,
+        "largest_difference": max(differences, default=None),
     }

@@ -48,10 +48,25 @@ class Target:
         if self.usage_options:
             fields["stream_options"] = dict(self.usage_options)
         if self.endpoint == "chat":
-            fields["messages"] = [*history, {"role": "user", "content": text}]
+            fields["messages"] = messages(text, history)
         else:
-            fields["prompt"] = "".join(turn["content"] + "\n" for turn in history) + text
+            fields["prompt"] = joined(text, history)
         return json.dumps(fields).encode()
+
+
+def messages(text: str, history: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A turn after those before it, as the chat endpoint takes them."""
+    return [*history, {"role": "user", "content": text}]
+
+
+def joined(text: str, history: list[dict[str, str]]) -> str:
+    """A turn after those before it, as one prompt for the completions endpoint."""
+    return "".join(turn["content"] + "\n" for turn in history) + text
+
+
+def answered(text: str, history: list[dict[str, str]], answer: str) -> list[dict[str, str]]:
+    """The history of the turn that follows."""
+    return [*messages(text, history), {"role": "assistant", "content": answer}]
 
 
 def root(base_url: str) -> str:

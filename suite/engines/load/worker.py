@@ -17,7 +17,7 @@ from suite.engines.load.client import Client, open_session
 from suite.engines.load.clock import Clock
 from suite.engines.load.plan import Item, Plan
 from suite.engines.load.records import Record, to_line
-from suite.engines.load.target import Target
+from suite.engines.load.target import Target, answered
 
 REPORT_S = 0.25
 
@@ -82,11 +82,7 @@ class Worker:
             self._keep(record)
             if record.error:
                 return
-            history = [
-                *history,
-                {"role": "user", "content": item.text},
-                {"role": "assistant", "content": record.text},
-            ]
+            history = answered(item.text, history, record.text)
 
     def _keep(self, record: Record) -> None:
         os.write(self._file, to_line(record))
