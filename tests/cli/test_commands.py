@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from suite.cli import run
-from suite.commands.running import _extras
+from suite.commands.run_table import _extras
 
 LAB = ("run", "--workload", "recall", "--model", "lab-recall", "--dtype", "fp32", "--limit", "2", "--kv-budget", "64")
 
