@@ -145,17 +145,22 @@ def _run_row(run: SweepRun, book: _Book) -> dict[str, Any]:
 
 def _print(document: dict[str, Any]) -> None:
     console = stdout()
-    pairs = [(run["run"], row) for run in document["runs"] for row in run["summary"]]
-    if pairs:
-        print_summary("sweep", [row for _, row in pairs], [label for label, _ in pairs])
-    for run in document["runs"]:
-        print_problems(run["summary"], f"{run['run']}: ")
+    failed = 0
+    for number, run in enumerate(document["runs"], 1):
+        said = run["status"]
+        if run["error"] is not None:
+            failed, said = failed + 1, f"failed: {run['error']}"
+        console.print(f"run {number}: {run['run']}: {said}", markup=False)
+    rows = [(str(number), row) for number, run in enumerate(document["runs"], 1) for row in run["summary"]]
+    if rows:
+        print_summary("the sweep's runs", [row for _, row in rows], [number for number, _ in rows])
+    for number, run in enumerate(document["runs"], 1):
+        print_problems(run["summary"], f"run {number}: ")
         for note in run["notes"]:
-            console.print(f"{run['run']}: {note}", markup=False)
-    failed = [run for run in document["runs"] if run["status"] == "failed"]
-    for run in failed:
-        console.print(f"{run['run']} failed: {run['error']}", markup=False)
+            console.print(f"run {number}: {note}", markup=False)
     if failed:
-        console.print(f"{len(failed)} of {len(document['runs'])} runs failed", markup=False)
+        console.print(
+            f"{failed} of {len(document['runs'])} runs failed; the same command tries them again", markup=False
+        )
     if document["report"]:
         console.print(f"report: {document['report']}", markup=False)
