@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from suite.commands.sweep_worker import Job, RunDiedError, RunResult, measure_ap
 from suite.errors import InputError
 from suite.harness import machine
 from suite.harness.store import Store
+
+_ANSWER_S = 5.0
 
 Arrived = Callable[[SweepRun, RunResult], None]
 
@@ -49,13 +53,21 @@ def _connected() -> Any:
             "--executor ray needs Ray, which is not installed; `pip install 'inference-suite[ray]'` brings it."
         ) from error
     try:
+        _check_answers(os.environ.get("RAY_ADDRESS", ""))
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"there is no Ray cluster to connect to ({_first_line(error)}); start one with `ray start --head`, "
             "or name it in RAY_ADDRESS as host:port."
         ) from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself goes on trying an address where nobody listens for more than ten minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
 
 
 def _options(wanted: RayTable) -> dict[str, Any]:
