@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,11 @@ def execute(runs: Sequence[SweepRun], wanted: RayTable, store: Store, arrived: A
 
     No more runs are handed out than have room, so that a machine's calibration reaches the later runs on it.
     """
-    ray = _connected()
+    with redirect_stdout(sys.stderr):  # Ray tells of dead workers on stdout, which belongs to the table or the document
+        _execute(_connected(), runs, wanted, store, arrived)
+
+
+def _execute(ray: Any, runs: Sequence[SweepRun], wanted: RayTable, store: Store, arrived: Arrived) -> None:
     waiting: dict[Any, SweepRun] = {}
     try:
         _check_room(ray, wanted)

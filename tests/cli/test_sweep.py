@@ -1,4 +1,4 @@
-"""`suite sweep` in this process: the runs a file asks for, its mistakes, and that no finished run is lost or repeated."""
+"""`suite sweep` in this process: which runs a file asks for, its mistakes, and that no run is lost or repeated."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_failed_run_is_counted_and_tried_again_and_a_finished_one_is_not(
     assert code == 3
     assert statuses(first) == ["failed", "measured"]
     assert "trained window" in first["runs"][0]["error"]
-    assert [unit["method"].split()[0] for unit in first["runs"][1]["units"]] == ["dense", "streaming"]
+    assert [unit["method"] for unit in first["runs"][1]["units"]] == ["dense", "streaming(window=32)"]
     assert first["runs"][1]["units"][1]["ratios"]["ttft"]["value"] > 0
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     before = ready.units()
