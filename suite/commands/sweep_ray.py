@@ -18,6 +18,7 @@ from suite.harness import machine
 from suite.harness.store import Store
 
 _ANSWER_S = 5.0
+_LOOK_S = 5.0  # nodes that join meanwhile get runs as well
 
 Arrived = Callable[[SweepRun, RunResult], None]
 
@@ -41,9 +42,9 @@ def _execute(ray: Any, runs: Sequence[SweepRun], wanted: RayTable, store: Store,
             while left and len(waiting) < max(1, _room(ray, wanted)):
                 run = left.pop()
                 waiting[task.remote(_job(run, wanted, store))] = run
-            done = ray.wait(list(waiting))[0][0]
-            arrived(waiting[done], _result(ray, done))
-            del waiting[done]
+            for done in ray.wait(list(waiting), timeout=_LOOK_S)[0]:
+                arrived(waiting[done], _result(ray, done))
+                del waiting[done]
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
@@ -94,7 +95,7 @@ def _memory(wanted: RayTable) -> int:
 def _check_room(ray: Any, wanted: RayTable) -> None:
     """Refuses what Ray would wait for without end."""
     if not _room(ray, wanted):
-        asked = f"{wanted.cpus} CPUs, {wanted.gpus:g} GPUs and {wanted.memory_gib:g} GiB"
+        asked = f"cpus = {wanted.cpus}, gpus = {wanted.gpus:g} and memory_gib = {wanted.memory_gib:g}"
         raise InputError(f"no node of the Ray cluster has the {asked} that [ray] asks for; ask for less.")
 
 

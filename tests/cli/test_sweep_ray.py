@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -51,20 +51,26 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def node() -> str:
-    """The machine id of a run that has one CPU."""
-    environment = {**os.environ, **ENVIRONMENT, CPUS_VARIABLE: str(min(available_cpus()))}
+def nodes() -> list[str]:
+    """The machine ids of runs that have one CPU, and two."""
+    return [machine_id(sorted(available_cpus())[:count]) for count in (1, 2)]
+
+
+def machine_id(cpus: Sequence[int]) -> str:
+    """The id of this machine for a process that has these CPUs of it."""
+    environment = {**os.environ, **ENVIRONMENT, CPUS_VARIABLE: ",".join(map(str, cpus))}
     environment.pop("OMP_NUM_THREADS", None)
     return subprocess.check_output([sys.executable, "-c", MACHINE], env=environment, text=True).strip()
 
 
 @pytest.fixture
-def ready(cluster: str, node: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def ready(cluster: str, nodes: list[str], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The store of the commands, in an empty directory beside a cluster whose machine is calibrated."""
     monkeypatch.chdir(tmp_path)
     for name, value in {**ENVIRONMENT, "RAY_ADDRESS": cluster}.items():
         monkeypatch.setenv(name, value)
-    calibrated(store, node)
+    for node in nodes:
+        calibrated(store, node)
     return store
 
 
@@ -98,16 +104,16 @@ def measuring(folder: Path) -> psutil.Process | None:
 
 
 def test_units_calibration_and_failures_come_back(
-    ready: Store, node: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ready: Store, nodes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, first = sweep(ONE_REFUSED, tmp_path, capsys, "--executor", "ray")
     assert code == 3
     assert statuses(first) == ["failed", "measured"]
     assert "trained window" in first["runs"][0]["error"]
     assert [unit["method"] for unit in first["runs"][1]["units"]] == ["dense", "streaming(window=32)"]
-    assert first["runs"][1]["machine"] == node
+    assert first["runs"][1]["machine"] == nodes[0]
     assert first["runs"][1]["units"][0]["metrics"]["decode_ceiling_fraction"] > 0
-    assert first["machines"][node]["cores"] == 1
+    assert first["machines"][nodes[0]]["cores"] == 1
     assert (tmp_path / "report.html").exists()
     before = ready.units()
     assert len(before) == 2
@@ -178,8 +184,8 @@ def rows(store: Store) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("asked", "address", "told"),
     [
-        ("cpus = 3", None, "no node of the Ray cluster has the 3 CPUs, 0 GPUs and 0 GiB"),
-        ("memory_gib = 100000", None, "1 CPUs, 0 GPUs and 100000 GiB"),
+        ("cpus = 3", None, "no node of the Ray cluster has the cpus = 3, gpus = 0"),
+        ("memory_gib = 100000", None, "memory_gib = 100000 that [ray] asks for"),
         ("cpus = 1", "127.0.0.1:1", "no Ray cluster to connect to"),
         ("cpus = 1", "nowhere", "name it in RAY_ADDRESS as host:port"),
     ],
