@@ -24,7 +24,7 @@ Arrived = Callable[[SweepRun, RunResult], None]
 
 
 def execute(runs: Sequence[SweepRun], wanted: RayTable, store: Store, arrived: Arrived) -> None:
-    """Hands `arrived` every run's result when it comes; stopped, it cancels what still runs.
+    """Hands `arrived` every run's result when it comes; stopped, it leaves no task behind.
 
     No more runs are handed out than have room, so that a machine's calibration reaches the later runs on it.
     """
@@ -46,9 +46,7 @@ def _execute(ray: Any, runs: Sequence[SweepRun], wanted: RayTable, store: Store,
                 arrived(waiting[done], _result(ray, done))
                 del waiting[done]
     finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
-        ray.shutdown()
+        ray.shutdown()  # the cluster ends the tasks of a driver that leaves
 
 
 def _connected() -> Any:

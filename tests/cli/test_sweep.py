@@ -161,3 +161,9 @@ def test_a_node_with_other_code_refuses(tmp_path: Path) -> None:
     job = Job(plan=run.plan, code_version="older", directory=str(tmp_path), cpus=1)
     result = RunResult.model_validate_json(measure_apart(job.model_dump_json()))
     assert "the driver older; install one on both" in (result.error or "")
+
+
+def test_the_spec_of_the_readme_is_one(tmp_path: Path) -> None:
+    lines = (machine.ROOT / "README.md").read_text().partition("    [defaults]\n")[2].partition("\nAll runs")[0]
+    (tmp_path / "s.toml").write_text("[defaults]\n" + lines)
+    assert len(read_spec(tmp_path / "s.toml").runs) == 8

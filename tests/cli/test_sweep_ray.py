@@ -106,6 +106,7 @@ def measuring(folder: Path) -> psutil.Process | None:
 def test_units_calibration_and_failures_come_back(
     ready: Store, nodes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    known = ready.calibration(nodes[0])
     code, first = sweep(ONE_REFUSED, tmp_path, capsys, "--executor", "ray")
     assert code == 3
     assert statuses(first) == ["failed", "measured"]
@@ -114,6 +115,7 @@ def test_units_calibration_and_failures_come_back(
     assert first["runs"][1]["machine"] == nodes[0]
     assert first["runs"][1]["units"][0]["metrics"]["decode_ceiling_fraction"] > 0
     assert first["machines"][nodes[0]]["cores"] == 1
+    assert ready.calibration(nodes[0]) == known  # the node did not measure it again
     assert (tmp_path / "report.html").exists()
     before = ready.units()
     assert len(before) == 2
