@@ -9,8 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,7 @@ from suite.cli import run
 from suite.harness.machine import ROOT
 from suite.harness.store import Store
 from suite.harness.threads import CPUS_VARIABLE, available_cpus
-from tests.cli.sweeps import DEFAULTS, ONE_REFUSED, TWO, calibrated, statuses, sweep
+from tests.cli.sweeps import DEFAULTS, ONE_REFUSED, TWO, WAIT_S, calibrated, ended, found, measuring, statuses, sweep
 
 pytest.importorskip("ray")
 
@@ -34,7 +33,6 @@ print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
 MACHINE = "from suite.harness import threads, machine; threads.pin(); print(machine.machine_id())"
-WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -74,35 +72,6 @@ def ready(cluster: str, nodes: list[str], store: Store, tmp_path: Path, monkeypa
     return store
 
 
-def found(deadline_s: float, look: Callable[[], psutil.Process | None]) -> psutil.Process:
-    """What `look` finds in the end."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if (process := look()) is not None:
-            return process
-        time.sleep(0.05)
-    raise AssertionError("nothing came")
-
-
-def ended(process: psutil.Process) -> bool:
-    """True when it ends in time; what nobody has waited for stays as a zombie."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def measuring(folder: Path) -> psutil.Process | None:
-    """The process that measures a run of the sweep in this directory."""
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        command = process.info["cmdline"] or []
-        if process.info["cwd"] == str(folder) and command[1:3] == ["-m", "suite.commands.sweep_worker"]:
-            return process
-    return None
-
-
 def test_units_calibration_and_failures_come_back(
     ready: Store, nodes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +101,7 @@ def test_a_run_whose_worker_is_killed_begins_again(
     killed: list[psutil.Process] = []
 
     def kill() -> None:
-        child = found(WAIT_S, lambda: measuring(tmp_path))
+        child = found(lambda: measuring(tmp_path))
         (child.parents()[1] if victim == "worker" else child).kill()
         killed.append(child)
 
@@ -162,9 +131,9 @@ def test_an_ended_driver_loses_no_finished_run(
         [sys.executable, "-m", "suite", "sweep", "sweep.toml", "--executor", "ray"], stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    first = found(WAIT_S, lambda: measuring(tmp_path))
+    first = found(lambda: measuring(tmp_path))
     assert ended(first)
-    second = found(WAIT_S, lambda: measuring(tmp_path))
+    second = found(lambda: measuring(tmp_path))
     driver.send_signal(number)
     _, said = driver.communicate(timeout=WAIT_S)
     assert driver.returncode == code, said
