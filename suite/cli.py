@@ -363,12 +363,17 @@ def kernels_compile(
     return command.compile_kernels(op or [], target or [], json)
 
 
-@app.command("import", epilog="Example: python -m suite import benchmarks.json")
+@app.command("import", epilog="Example: python -m suite import load.json vllm.json benchmarks.json")
 def import_command(
-    file: Annotated[Path, typer.Argument(help="A file of `pytest --benchmark-only --benchmark-json FILE`.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Results of `suite load`, `vllm bench serve`, AIPerf or GuideLLM; or one of `pytest --benchmark-json`."
+        ),
+    ],
     json: Json = False,
 ) -> int:
-    """Read the kernel benchmarks that pytest-benchmark measured."""
-    from suite.commands import kernels as command
+    """Show load results of several tools side by side, or the kernel benchmarks that pytest-benchmark measured."""
+    from suite.commands import importing
 
-    return command.import_file(file, json)
+    return importing.import_files(files, json)

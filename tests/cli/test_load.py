@@ -217,7 +217,7 @@ def test_a_trace_is_not_replayed_in_a_closed_loop(load):
     assert "cannot follow it" in load("plain", "--trace", "t.csv", "--concurrency", "2")[2]
 
 
-def test_a_trace_is_replayed_and_the_run_exported_as_vllm_would_write_it(load, tmp_path):
+def test_a_trace_is_replayed_and_the_run_exported_as_vllm_would_write_it(load, tmp_path, capsys):
     (tmp_path / "t.csv").write_text(BURSTGPT + "90,a,3,5,8,x\n91,a,4,0,4,x\n10,b,6,1,7,x\n50,b,7,9,16,x\n")
     code, out, err = load("timed", "--trace", "t.csv", "--rate", "10", "--export", "vllm.json", "--json")
     assert code == 0, err
@@ -231,6 +231,10 @@ def test_a_trace_is_replayed_and_the_run_exported_as_vllm_would_write_it(load, t
     assert [len(gaps) for gaps in found["itls"]] == [0, 8, 4]
     assert found["mean_ttft_ms"] == pytest.approx(1e3 * sum(found["ttfts"]) / 3)
     assert found["duration"] == pytest.approx(max(r.t_done for r in records))
+    assert run(["import", "load.json", "vllm.json", "--json"]) == 0
+    ours, exported = (one["metrics"] for one in json.loads(capsys.readouterr().out)["runs"])
+    assert exported["mean_ttft_send_ms"] == pytest.approx(ours["mean_ttft_send_ms"])
+    assert (ours["completed"], exported["completed"], exported["mean_ttft_ms"]) == (3, 3, None)
 
 
 def test_a_workload_that_scores_given_text_has_nothing_to_send(server, capsys, tmp_path, monkeypatch):
