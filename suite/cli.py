@@ -212,6 +212,22 @@ def resume(
     return running.resume(store, output, json)
 
 
+@app.command(epilog="Example: python -m suite sweep sweep.toml --executor ray")
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="TOML file: [defaults], and lists under [axes] whose product is run.")],
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, or ray: an existing cluster (RAY_ADDRESS, else this machine's).")
+    ] = "local",
+    store: Store = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Report file.")] = Path("report.html"),
+    json: Json = False,
+) -> int:
+    """Measure every combination of a file's axes; stopped or killed, the same command goes on."""
+    from suite.commands import sweep as command
+
+    return command.sweep(spec, executor, store, output, json)
+
+
 @app.command("list", epilog="Example: python -m suite list methods")
 def list_command(
     kind: Annotated[str, typer.Argument(help="methods, workloads, models, engines, hardware, kernels or claims.")],

@@ -61,14 +61,15 @@ def progress_bar(unit: str = "units") -> Iterator[Callable[[Moment], None]]:
         task = bar.add_task("starting", total=1, eta="")
 
         def show(moment: Moment) -> None:
-            eta = "" if moment.eta_s is None else f"about {_span(moment.eta_s)} left"
+            eta = "" if moment.eta_s is None else f"about {span(moment.eta_s)} left"
             bar.update(task, description=moment.activity, completed=moment.units_done, total=moment.units, eta=eta)
             bar.refresh()
 
         yield show
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """`40 s`, or `2 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 

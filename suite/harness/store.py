@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,8 @@ CREATE TABLE findings (slug TEXT NOT NULL, claim TEXT NOT NULL, machine_id TEXT 
 CREATE TABLE calibrations (machine_id TEXT NOT NULL, created TEXT NOT NULL, json TEXT NOT NULL);
 CREATE TABLE machines (machine_id TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
+# Added after version 1 was in use; an older program does not look at it, so an older store just gets it.
+_RUNS = "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, json TEXT NOT NULL)"
 
 _FILTERS = {
     "block": "block",
@@ -53,6 +56,14 @@ class Sweep:
     created: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a `suite sweep`: its units in order, and what was said about it."""
+
+    units: tuple[UnitResult, ...]
+    notes: tuple[str, ...]
+
+
 def default_path() -> Path:
     """The store of this directory, or the one that the environment variable SUITE_STORE names."""
     return Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
@@ -61,6 +72,13 @@ def default_path() -> Path:
 def now() -> str:
     """The time as it is written into the store: UTC, ISO 8601, microseconds (so that text order is time order)."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+_ADD_UNIT = "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?)"
+
+
+def _unit_rows(units: Sequence[UnitResult], sweep: str) -> list[tuple[str, ...]]:
+    return [(unit.key, unit.block, sweep, now(), unit.model_dump_json()) for unit in units]
 
 
 class Store:
@@ -96,6 +114,7 @@ class Store:
                     f"{self.path} has store version {version}, this program reads {SCHEMA_VERSION}; "
                     "give --store a new path, or use the program's version that wrote it."
                 )
+            connection.execute(_RUNS)
 
     def _create(self) -> None:
         for statement in _TABLES.split(";"):
@@ -148,8 +167,23 @@ class Store:
 
     def add_units(self, units: Sequence[UnitResult], sweep: str) -> None:
         """Writes the units of one block: all of them or none. A unit measured again replaces the older result."""
-        rows = [(unit.key, unit.block, sweep, now(), unit.model_dump_json()) for unit in units]
-        self._write("INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?)", rows)
+        self._write(_ADD_UNIT, _unit_rows(units, sweep))
+
+    def add_run(self, run: str, units: Sequence[UnitResult], notes: Sequence[str]) -> None:
+        """Writes a finished run of a `suite sweep` with all its units, or nothing of it."""
+        document = json.dumps({"units": [unit.key for unit in units], "notes": list(notes)})
+        with self._explained(), self._transaction() as connection:
+            connection.executemany(_ADD_UNIT, _unit_rows(units, run))
+            connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, now(), document))
+
+    def run(self, run: str) -> Run | None:
+        """A finished run of a `suite sweep` that has all its units, or `None`."""
+        rows = self._read("SELECT json FROM runs WHERE id = ?", (run,))
+        if not rows:
+            return None
+        document = json.loads(rows[0][0])
+        units = [unit for key in document["units"] if (unit := self.unit(key)) is not None]
+        return Run(tuple(units), tuple(document["notes"])) if len(units) == len(document["units"]) else None
 
     def has(self, key: str) -> bool:
         """True when this unit is stored, whatever its status."""

@@ -55,11 +55,11 @@ def available_cpus() -> frozenset[int]:
 
 def available_cores() -> int:
     """Physical cores among the available CPUs, at most the cgroup's CPU quota; at least 1."""
-    places = {_siblings(cpu) for cpu in available_cpus()}
+    places = {siblings(cpu) for cpu in available_cpus()}
     return max(1, int(min(len(places), _quota())))
 
 
-def _siblings(cpu: int) -> str:
+def siblings(cpu: int) -> str:
     """A name of the physical core this logical CPU belongs to."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
@@ -108,7 +108,7 @@ def pinned(threads: int) -> bool:
         return os.environ.get("OMP_PROC_BIND", "false").lower() not in ("false", "")
     if cores == 1:
         return True
-    places = [{_siblings(cpu) for cpu in mask} for mask in (_affinity(), *masks)]
+    places = [{siblings(cpu) for cpu in mask} for mask in (_affinity(), *masks)]
     bound = {next(iter(place)) for place in places if len(place) == 1}
     return len(places[0]) == 1 and len(bound) >= min(threads, cores)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from suite.cli import run
-from suite.commands.running import _extras
+from suite.commands.run_table import _extras
 
 LAB = ("run", "--workload", "recall", "--model", "lab-recall", "--dtype", "fp32", "--limit", "2", "--kv-budget", "64")
 
@@ -107,7 +107,7 @@ def test_lists_name_what_there_is(kind, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "resume", "list", "roofline", "reproduce", "report", "export", "train", "doctor"]
+    "command", ["run", "sweep", "resume", "list", "roofline", "reproduce", "report", "export", "train", "doctor"]
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     assert run([command, "--help"]) == 0

@@ -13,7 +13,7 @@ import pytest
 from suite.errors import InputError
 from suite.harness.export import FORMATS, export
 from suite.harness.measurement import Calibration, Ceiling, Finding
-from suite.harness.store import Store, default_path
+from suite.harness.store import Run, Store, default_path
 from tests.harness.support import unit
 
 ROOT_USER = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -254,3 +254,26 @@ def test_an_export_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
         export([unit()], tmp_path / "file" / "out", "csv")
     with pytest.raises(InputError, match="unknown export format 'xls'; known: parquet, csv, json"):
         export([unit()], tmp_path, "xls")
+
+
+def test_a_finished_run_comes_back_whole_or_not_at_all(store: Store) -> None:
+    units = (unit("k0"), unit("k1", method="other"))
+    store.add_run("r", units, ["left out"])
+    assert store.run("r") == Run(units, ("left out",))
+    assert store.run("s") is None
+    store._connection.execute("DELETE FROM units WHERE key = 'k1'")
+    assert store.run("r") is None
+
+
+def test_a_run_and_its_units_are_one_transaction(store: Store) -> None:
+    store._connection.execute("CREATE TRIGGER no BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'x'); END")
+    with pytest.raises(InputError):
+        store.add_run("r", [unit("k0")], [])
+    assert store.units() == []
+
+
+def test_a_store_from_before_sweeps_gets_their_table(store: Store) -> None:
+    store._connection.execute("DROP TABLE runs")
+    with Store(store.path) as opened:
+        opened.add_run("r", [unit("k0")], [])
+    assert store.run("r") is not None

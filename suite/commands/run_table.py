@@ -1,0 +1,83 @@
+"""The table of a run: one row per method, and what went wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from suite.commands.output import interval, number, stdout, table
+
+_RATIOS = (("ttft", "prefill x"), ("tpot", "decode x"))
+_SHOWN_PROBLEMS = 3
+
+
+class _Extra(NamedTuple):
+    """A column that is there where some method has another value than `usual`."""
+
+    metric: str
+    title: str
+    usual: float
+    show: Callable[[float | None], str]
+
+
+_EXTRAS = (
+    _Extra("prefill_density", "prefill read", 1.0, number),
+    _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
+)
+
+
+def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequence[str] = ()) -> None:
+    """The rows of a document's summary as a table on stdout. With several runs, `runs` names the one of each row."""
+    columns = [
+        "method", "status", "n", "score", "TTFT ms", "TPOT ms", "tok/s", "KV stored", "KV read", "GB/s", "roof",
+        *(title for _, title in _RATIOS),
+    ]  # fmt: skip
+    extras = _extras(summary)
+    columns[9:9] = [extra.title for extra in extras]
+    rows = [_row(row, extras) for row in summary]
+    if runs:
+        columns, rows = ["run", *columns], [[run, *row] for run, row in zip(runs, rows, strict=True)]
+    table(title, columns, rows, left=3 if runs else 2)
+
+
+def print_problems(summary: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
+    """Why units are unstable, gated or failed: the first few of each method."""
+    console = stdout()
+    for row in summary:
+        name = prefix + row["method"]
+        for problem in row["problems"][:_SHOWN_PROBLEMS]:
+            console.print(f"{name}: {problem}", markup=False)
+        if len(row["problems"]) > _SHOWN_PROBLEMS:
+            console.print(f"{name}: {len(row['problems']) - _SHOWN_PROBLEMS} more, in the report", markup=False)
+
+
+def _extras(summary: Sequence[Mapping[str, Any]]) -> list[_Extra]:
+    """Those columns that tell something; what rounds to the usual value does not."""
+    values = {extra: [row["metrics"].get(extra.metric) for row in summary] for extra in _EXTRAS}
+    return [e for e, found in values.items() if any(x is not None and abs(x - e.usual) >= 5e-4 for x in found)]
+
+
+def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
+    metrics, ratios = row["metrics"], row["ratios"]
+    error = metrics.get("score_standard_error")
+    score = number(metrics.get("score")) + (f" ± {number(error, 2)}" if error is not None else "")
+    fraction = metrics.get("decode_ceiling_fraction")
+    return [
+        row["method"].replace("(", "\n("),
+        ", ".join(f"{count} {status}" for status, count in row["statuses"].items() if count),
+        str(row["requests"]),
+        score,
+        number(metrics.get("median_ttft_ms")),
+        number(metrics.get("median_tpot_ms")),
+        number(metrics.get("output_throughput")),
+        number(metrics.get("stored_retention")),
+        number(metrics.get("selected_retention")),
+        *(extra.show(metrics.get(extra.metric)) for extra in extras),
+        number(metrics.get("decode_gb_per_s")),
+        "-" if fraction is None else f"{fraction:.0%}",
+        *(_ratio(ratios.get(name)) for name, _ in _RATIOS),
+    ]
+
+
+def _ratio(ratio: Mapping[str, Any] | None) -> str:
+    return "1" if ratio is None else interval(ratio["value"], ratio["low"], ratio["high"])
