@@ -96,7 +96,9 @@ def search(tuning: EngineTuning, setting: Setting) -> Found:
         if not study.trials:
             _start_from(study, tuning, setting, space)
         found.studies[name] = study
-        tuner.search(study, space, tuning.trials, _measure(tuning, found, study), _progress(tuning, setting, name))
+        tuner.search(
+            study, space, tuning.trials, _measure(tuning, found, study), _progress(tuning, setting, name, study)
+        )
     of_default = found.study.trials[0].user_attrs.get("rates", []) if found.study.trials else []
     found.default_rates = [*of_default, *found.study.user_attrs.get("default_rates", [])]
     return found
@@ -175,16 +177,19 @@ def _facts(runs: Sequence[Repeat], start: float) -> dict[str, Any]:
     }
 
 
-def _progress(tuning: EngineTuning, setting: Setting, sampler: str) -> Callable[[FrozenTrial], None]:
+def _progress(tuning: EngineTuning, setting: Setting, sampler: str, study: Study) -> Callable[[FrozenTrial], None]:
+    from analysis.tuning import finished
+
     start, seen = time.perf_counter(), 0
 
     def show(trial: FrozenTrial) -> None:
         nonlocal seen
         seen += 1
-        left = (tuning.trials - trial.number - 1) * (time.perf_counter() - start) / seen
+        done = len(finished(study))  # a killed trial has a number, too, and is measured again
+        left = max(0, tuning.trials - done) * (time.perf_counter() - start) / seen
         said = f"{trial.values[0]:.1f} tok/s" if trial.values else trial.user_attrs.get("reason", "failed")
         chosen = ", ".join(f"{name}={value}" for name, value in trial.params.items())
-        place = f"{setting.name}, {sampler} [{trial.number + 1}/{tuning.trials}]"
+        place = f"{setting.name}, {sampler} [{done}/{tuning.trials}]"
         stderr().print(f"{place} {chosen}: {said}; about {left:.0f} s left", markup=False)
 
     return show

@@ -108,7 +108,7 @@ def _setting(
         "best_so_far": {name: tuner.best_so_far(study) for name, study in found.studies.items()},
         "importances": tuner.importances(found.study),
         "command": getattr(arguments, "command", lambda *_: "")(
-            model.name, model.window, model.torch_dtype, found.setting.threads
+            model.directory, model.window, model.torch_dtype, found.setting.threads
         ),
         "trials": {name: _trials(study) for name, study in found.studies.items()},
     }
