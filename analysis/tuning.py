@@ -186,10 +186,14 @@ def importances(study: optuna.Study) -> dict[str, float]:
         return {}
 
 
-def verdict(low: float | None, high: float | None) -> str:
-    """What the final race of best against default says, by the interval of its ratio."""
+def verdict(low: float | None, high: float | None, noise_floor: float = 0.0) -> str:
+    """What the final race of best against default says, by the interval of its ratio.
+
+    All of it must lie beyond the `noise_floor`, the spread of the default from start to start: five rounds of two
+    engines that were started once agree better than two starts of one.
+    """
     if low is None or high is None:
         return "not measured often enough for a verdict"
-    if low > 1:
+    if low > 1 + noise_floor:
         return "the best is faster than the default"
-    return "the best is slower than the default" if high < 1 else "no significant gain"
+    return "the best is slower than the default" if high < 1 - noise_floor else "no significant gain"

@@ -97,12 +97,13 @@ def _setting(
     gain = ratio(raced["default"], raced["best here"])
     arguments = validated(tuning.arguments, best, "engine")
     model = found.setting.model
+    floor = coefficient_of_variation(found.default_rates)
     return {
         "setting": found.setting.name,
         "best": best,
         "found": max(t.values[0] for t in tuner.feasible(found.study)),
-        "verdict": tuner.verdict(gain.low, gain.high) if gain else "not measured",
-        "noise_floor": coefficient_of_variation(found.default_rates),
+        "verdict": tuner.verdict(gain.low, gain.high, floor) if gain else "not measured",
+        "noise_floor": floor,
         "default_rates": found.default_rates,
         "race": {name: _raced(raced, name) for name in raced},
         "best_so_far": {name: tuner.best_so_far(study) for name, study in found.studies.items()},

@@ -180,3 +180,10 @@ def refusals(kind: type[BaseModel], name: str, value: Any) -> list[Any]:
 )
 def test_a_gain_whose_interval_holds_1_is_none(low: float | None, high: float | None, said: str) -> None:
     assert said in tuning.verdict(low, high)
+
+
+def test_a_gain_within_the_spread_of_the_default_is_none() -> None:
+    """Seen on vLLM: 1.016 [1.007, 1.028] where the default itself varies by 1.8 % from start to start."""
+    assert tuning.verdict(1.007, 1.028, 0.018) == "no significant gain"
+    assert "faster" in tuning.verdict(1.03, 1.05, 0.018)
+    assert "slower" in tuning.verdict(0.9, 0.95, 0.018)
