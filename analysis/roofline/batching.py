@@ -34,14 +34,17 @@ def serving_seconds(
 
     Real schedulers mix the two phases; the bound counts the same weights, cache and FLOPs.
     """
+    full, rest = divmod(traffic.prompts, batching.max_num_seqs)
+    middle = traffic.input_tokens + max(1, traffic.output_tokens // 2)  # a step's cost is linear in its context
     seconds = 0.0
-    for first in range(0, traffic.prompts, batching.max_num_seqs):
-        batch = min(batching.max_num_seqs, traffic.prompts - first)
-        chunk = max(1, batching.max_num_batched_tokens // batch)
-        read = chunked_prefill(shape, precision, batch=batch, tokens=traffic.input_tokens, chunk=chunk)
-        middle = traffic.input_tokens + max(1, traffic.output_tokens // 2)  # a step's cost is linear in its context
-        step = decode(shape, precision, batch=batch, context=middle)
-        seconds += step_seconds(read, machine) + (traffic.output_tokens - 1) * step_seconds(step, machine)
+    for groups, batch in ((full, batching.max_num_seqs), (1, rest)):
+        if groups and batch:
+            chunk = max(1, batching.max_num_batched_tokens // batch)
+            read = chunked_prefill(shape, precision, batch=batch, tokens=traffic.input_tokens, chunk=chunk)
+            step = decode(shape, precision, batch=batch, context=middle)
+            seconds += groups * (
+                step_seconds(read, machine) + (traffic.output_tokens - 1) * step_seconds(step, machine)
+            )
     return seconds
 
 

@@ -247,10 +247,14 @@ def wanted(options: EngineTuneOptions, engine: str) -> EngineTuning:
 
 def _guess(slices: Slices, store_file: Path | None, setting: Setting) -> dict[str, Any]:
     """The roofline's best batching for a repeat's prompts, all as long as their mean; {} without stable ceilings."""
+    from optuna.distributions import IntDistribution
+
     from analysis.roofline.batching import Batching, Traffic, suggested
     from analysis.roofline.ceilings import Ceilings
     from analysis.roofline.model import ModelShape
     from analysis.roofline.operators import Precision
+    from analysis.tuning import search_space
+    from suite.engines.vllm_arguments import VllmArguments
 
     with open_store(store_file) as store:
         ceilings = Ceilings(ensure_calibration(store, setting.threads, stderr()))
@@ -263,9 +267,11 @@ def _guess(slices: Slices, store_file: Path | None, setting: Setting) -> dict[st
         input_tokens=round(statistics.fmean(len(prompt.ids) for prompt in prompts)),
         output_tokens=round(statistics.fmean(prompt.max_new_tokens for prompt in prompts)),
     )
+    tops = {name: kind.high for name, kind in search_space(VllmArguments).items() if isinstance(kind, IntDistribution)}
+    highest = Batching(tops["max_num_seqs"], tops["max_num_batched_tokens"])
     bits = 16 if setting.model.dtype == "bf16" else 32
     shape = ModelShape.from_hf(json.loads((Path(setting.model.directory) / "config.json").read_text()))
-    return asdict(suggested(shape, Precision.of_bits(bits, bits, bits), target, traffic, Batching(256, 8192)))
+    return asdict(suggested(shape, Precision.of_bits(bits, bits, bits), target, traffic, highest))
 
 
 def _name(options: EngineTuneOptions, engine: str) -> str:

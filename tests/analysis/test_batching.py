@@ -27,7 +27,7 @@ def test_the_weights_are_read_once_for_all_where_bytes_are_all_that_counts() -> 
     assert suggested(SHAPE, BF16, MEMORY_BOUND, traffic, HIGHEST) == Batching(16, 2048)
 
 
-def test_where_flops_are_all_that_counts_batches_win_nothing_and_the_smallest_is_named() -> None:
+def test_where_flops_are_all_that_counts_batches_win_nothing() -> None:
     compute_bound = Machine("all FLOPs", flops_per_s=1e6, bytes_per_s=1e15)
     traffic = Traffic(prompts=16, input_tokens=100, output_tokens=20)
     alone, together = (
