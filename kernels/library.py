@@ -209,8 +209,10 @@ def _segment_sum(x: Tensor, offsets: Tensor, kind: str) -> Tensor:
 
 
 @operator(lambda q, keys, offsets, *_: q.new_empty(*q.shape[:2], len(offsets) - 1, dtype=torch.float32))
-def _segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float) -> Tensor:
-    return segment_reduce.segment_mass(q, keys, offsets, positions, scale=scale)
+def _segment_mass(
+    q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float, softcap: float = 0.0
+) -> Tensor:
+    return segment_reduce.segment_mass(q, keys, offsets, positions, scale=scale, softcap=softcap)
 
 
 @operator(lambda q, reps, k, *_: q.new_empty(*q.shape[:2], k, dtype=torch.int32))

@@ -21,6 +21,12 @@ class UnitError(SuiteError):
     exit_code = 3
 
 
+class StoppedError(SuiteError):
+    """The user stopped it (Ctrl-C). What was finished is stored, and the sentence says how to go on."""
+
+    exit_code = 130
+
+
 class NothingMeasuredError(SuiteError):
     """The command ended without one measured unit."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from suite.harness import threads
@@ -13,6 +14,8 @@ from suite.harness import threads
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_PROC_BIND"] = "false"  # pinned, all workers would share the first core
 threads.pin()
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=40)  # a first call may build a kernel
+hypothesis.settings.load_profile("suite")
 
 from suite.harness.store import STORE_VARIABLE, Store  # noqa: E402 - pinning comes before everything else
 

@@ -15,7 +15,9 @@ KINDS = {"sum": 0, "mean": 1, "sqrt": 2}
 _F32, _BF16 = torch.float32, torch.bfloat16
 _segment_sum = Functions("segment_reduce", "piiiiipiiipi", {_F32: "segment_sum_f32", _BF16: "segment_sum_bf16"})
 _probe_pool = Functions("segment_reduce", "piiipppi", {_F32: "probe_pool_f32", _BF16: "probe_pool_bf16"})
-_segment_mass = Functions("segment_reduce", "piipiippfpiiiiiii", {_F32: "segment_mass_f32", _BF16: "segment_mass_bf16"})
+_segment_mass = Functions(
+    "segment_reduce", "piipiippffpiiiiiii", {_F32: "segment_mass_f32", _BF16: "segment_mass_bf16"}
+)
 
 
 def segment_sum(x: Tensor, offsets: Tensor, kind: str = "sum", *, out: Tensor | None = None) -> Tensor:
@@ -92,7 +94,14 @@ def probe_pool(x: Tensor, statistics: tuple[Tensor, Tensor] | None = None, *, ou
 
 
 def segment_mass(
-    q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, *, scale: float, out: Tensor | None = None
+    q: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    positions: Tensor,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """q [N, H, D], keys [G, T, D] -> fp32 [N, H, n]: softmax probabilities of row i summed over each segment.
 
@@ -101,6 +110,7 @@ def segment_mass(
     them by their sum over the chunks completed before the row. offsets [n + 1] as in `segment_sum`; an empty segment,
     one that is out of sight, and every segment of a row that sees nothing (position -1) gets 0. Query head h reads KV
     head h G / H. Rows, heads and tokens may be strided. No row of probabilities is written.
+    softcap > 0 (Gemma 2): logits = softcap * tanh(logits / softcap).
     """
     rows, heads, dim = q.shape
     kv_heads, tokens, _ = keys.shape
@@ -117,8 +127,8 @@ def segment_mass(
         if matches and arguments.on_gpu(q):
             from kernels.segment_reduce import triton as gpu
 
-            return gpu.segment_mass(q, keys, as_int32(offsets), as_int32(positions), scale, out)
-        return out.copy_(reference.segment_mass(q, keys, offsets, positions, scale=scale))
+            return gpu.segment_mass(q, keys, as_int32(offsets), as_int32(positions), scale, softcap, out)
+        return out.copy_(reference.segment_mass(q, keys, offsets, positions, scale=scale, softcap=softcap))
     places, index = as_int32(positions), as_int32(offsets)
     function(
         *view(q),
@@ -126,6 +136,7 @@ def segment_mass(
         places.data_ptr(),
         index.data_ptr(),
         scale,
+        softcap,
         out.data_ptr(),
         rows,
         heads,

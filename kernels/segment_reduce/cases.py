@@ -88,6 +88,7 @@ def mass_case(
     segments: int,
     *,
     scale: float | None = None,
+    softcap: float = 0.0,
     seen: str = "random",
 ) -> Case:
     """Keys that no row sees are NaN. `seen`: "random" positions, "causal" (the last rows), "nothing" or "all"."""
@@ -104,17 +105,15 @@ def mass_case(
         last = min(int(positions.max()) + 1, tokens)
         keys[:, :last] = torch.randn(kv_heads, last, dim).to(dtype)
         factor = dim**-0.5 if scale is None else scale
-        out_shape = rows, heads, segments
+        out_shape, rules = (rows, heads, segments), {"scale": factor, "softcap": softcap}
         return Trial(
             lambda: {
-                "fp32 mass": segment_mass(
-                    q, keys, offsets, positions, scale=factor, out=poisoned(*out_shape, dtype=_F32)
-                )
+                "fp32 mass": segment_mass(q, keys, offsets, positions, **rules, out=poisoned(*out_shape, dtype=_F32))
             },
-            lambda: {"fp32 mass": reference.segment_mass(q.double(), keys.double(), offsets, positions, scale=factor)},
+            lambda: {"fp32 mass": reference.segment_mass(q.double(), keys.double(), offsets, positions, **rules)},
         )
 
-    flags = f"-{seen}{'-extreme' if scale else ''}"
+    flags = f"-{seen}{'-extreme' if scale else ''}{'-softcap' if softcap else ''}"
     return Case("segment_reduce", f"mass-{rows}x{tokens}x{dim}-{heads}x{kv_heads}-{segments}{flags}", make)
 
 
@@ -193,6 +192,7 @@ CASES = [
     mass_case(3, 500, 64, 4, 1, 1, seen="all"),
     mass_case(3, 100, 64, 4, 2, 6, seen="nothing"),
     mass_case(6, 100, 64, 4, 1, 6, scale=300.0),
+    mass_case(6, 100, 64, 4, 2, 6, scale=2.0, softcap=5.0),
 ]
 TEAM_CASES = [
     sum_case(500, 128, 40, batches=1),
@@ -211,6 +211,7 @@ SMALL_CASES = [
     mass_case(23, 63, 64, 6, 2, 5, seen="causal"),
     mass_case(2, 40, 80, 2, 1, 9),
     mass_case(2, 40, 16, 2, 1, 3, scale=300.0),
+    mass_case(2, 40, 16, 2, 1, 3, scale=2.0, softcap=5.0),
     mass_case(2, 40, 16, 2, 1, 3, seen="nothing"),
 ]
 SPEED_CASES = [

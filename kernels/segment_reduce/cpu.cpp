@@ -113,10 +113,10 @@ PROBE_POOL(probe_pool_bf16, bf16)
 #define SEGMENT_MASS(NAME, T)                                                                                         \
     extern "C" void NAME(const T *q, int64_t q_outer, int64_t q_inner, const T *keys, int64_t key_head,              \
                          int64_t key_token, const int32_t *positions, const int32_t *offsets, float scale,           \
-                         float *out, int64_t rows, int64_t heads, int64_t kv_heads, int64_t tokens, int64_t dim,     \
-                         int64_t segments, int64_t threads) {                                                        \
+                         float softcap, float *out, int64_t rows, int64_t heads, int64_t kv_heads, int64_t tokens,   \
+                         int64_t dim, int64_t segments, int64_t threads) {                                                        \
         segment_mass(MassProblem<T>{{q, q_outer, q_inner}, keys, key_head, key_token, positions, offsets, scale,     \
-                                    out, rows, heads, kv_heads, tokens, dim, segments},                              \
+                                    softcap, out, rows, heads, kv_heads, tokens, dim, segments},                              \
                      threads);                                                                                       \
     }
 

@@ -175,7 +175,7 @@ template <class T> struct MassProblem {
     const T *keys;    // [kv_heads][tokens][dim]
     int64_t key_head, key_token;
     const int32_t *positions, *offsets;
-    float scale;
+    float scale, softcap;
     float *out;  // [rows][heads][segments]
     int64_t rows, heads, kv_heads, tokens, dim, segments;
 
@@ -250,6 +250,10 @@ template <class T> class MassWorker {
                 for (int i = 0; i < LANES; ++i) store16(&tile[(w + i) * TILE_KEYS + v * LANES], square[i]);
             }
     }
+    f32x16 logit(f32x16 product) const {
+        const float scale = problem.scale, cap = problem.softcap;
+        return cap > 0 ? tanh16(product * (scale / cap)) * (cap * LOG2E) : product * (scale * LOG2E);
+    }
     // Query vectors behind the last of the block are stale and their products unused.
     void multiply(int first, int count, int64_t key) {
         f32x16 sums[TILE_QUERIES][TILE_VECTORS] = {};
@@ -261,7 +265,7 @@ template <class T> class MassWorker {
                 for (int v = 0; v < TILE_VECTORS; ++v) sums[i][v] = P::step(sums[i][v], keys[v], query[i * words + w]);
         }
         for (int i = 0; i < count; ++i) {
-            for (int v = 0; v < TILE_VECTORS; ++v) sums[i][v] *= problem.scale * LOG2E;
+            for (int v = 0; v < TILE_VECTORS; ++v) sums[i][v] = logit(sums[i][v]);
             states[first + i].update(sums[i], key, pieces);
         }
     }

@@ -32,7 +32,9 @@ def probe_pool(x: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Te
     return weights @ wide
 
 
-def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, *, scale: float) -> Tensor:
+def segment_mass(
+    q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, *, scale: float, softcap: float = 0.0
+) -> Tensor:
     """q [N, H, D], keys [G, T, D] -> [N, H, n], from whole rows of probabilities."""
     dtype = accumulate_dtype(q)
     heads, kv_heads = q.shape[1], keys.shape[0]
@@ -41,6 +43,8 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, *,
     for i, position in enumerate(positions.tolist()):
         for head in range(heads):
             logits = keys[head * kv_heads // heads, : position + 1].to(dtype) @ q[i, head].to(dtype) * scale
+            if softcap:
+                logits = softcap * torch.tanh(logits / softcap)
             probabilities = torch.softmax(logits, dim=0)
             for segment, (start, stop) in enumerate(itertools.pairwise(bounds)):
                 out[i, head, segment] = probabilities[start:stop].sum()

@@ -137,6 +137,7 @@ def mass_kernel(
     positions: tl.tensor,
     offsets: tl.tensor,
     scale: tl.tensor,
+    softcap: tl.tensor,
     mass: tl.tensor,
     peaks: tl.tensor,
     largest: tl.tensor,
@@ -147,6 +148,7 @@ def mass_kernel(
     tokens: tl.tensor,
     dim: tl.tensor,
     segments: tl.tensor,
+    SOFTCAP: tl.constexpr,
     ROWS: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -175,9 +177,11 @@ def mass_kernel(
             inside = (token < stop)[:, None] & (d < dim)[None, :]
             address = keys + kv_head * key_head + token.to(tl.int64)[:, None] * key_token + d[None, :]
             k = tl.load(address, inside, 0.0)
-            logit = dot(query, tl.trans(k), tl.zeros((ROWS, BLOCK_T), tl.float32)) * (scale * 1.4426950408889634)
+            logit = dot(query, tl.trans(k), tl.zeros((ROWS, BLOCK_T), tl.float32)) * scale
+            if SOFTCAP:
+                logit = softcap * (2 * tl.sigmoid(2 * logit / softcap) - 1)
             seen = (token < stop)[None, :] & (token[None, :] < visible[:, None])
-            logit = tl.where(seen, logit, float("-inf"))
+            logit = tl.where(seen, logit * 1.4426950408889634, float("-inf"))
             new_peak = tl.maximum(peak, tl.max(logit, 1))
             shrink = tl.exp2(peak - new_peak)
             part = part * shrink + tl.sum(tl.exp2(logit - new_peak[:, None]), 1)
@@ -250,7 +254,9 @@ def probe_pool(x: Tensor, statistics: tuple[Tensor, Tensor] | None, out: Tensor)
     return out
 
 
-def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float, out: Tensor) -> Tensor:
+def segment_mass(
+    q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, scale: float, softcap: float, out: Tensor
+) -> Tensor:
     """The contract of `kernels.segment_reduce.segment_mass`, into `out`."""
     (rows, heads, dim), (kv_heads, tokens, _), segments = q.shape, keys.shape, out.shape[2]
     if out.numel() == 0:
@@ -263,6 +269,7 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, sc
         positions,
         offsets,
         scale,
+        softcap,
         out,
         peaks,
         largest,
@@ -273,6 +280,7 @@ def segment_mass(q: Tensor, keys: Tensor, offsets: Tensor, positions: Tensor, sc
         tokens,
         dim,
         segments,
+        SOFTCAP=softcap > 0,
         ROWS=ROWS,
         DIM=max(16, triton.next_power_of_2(dim)),
         BLOCK_T=mass_tokens(dim),
@@ -289,14 +297,14 @@ def mass_tokens(dim: int) -> int:
 def variants() -> list[Variant]:
     """What ahead-of-time compilation should cover: bf16 caches with D = 64 and 128, probes of any width."""
     sums = "*bf16 i64 i64 i32 i32 *i32 *fp32 i32"
-    mass = "*bf16 i32 i32 *bf16 i64 i32 *i32 *i32 fp32 *fp32 *fp32 *fp32 *fp32 " + "i32 " * 6
+    mass = "*bf16 i32 i32 *bf16 i64 i32 *i32 *i32 fp32 fp32 *fp32 *fp32 *fp32 *fp32 " + "i32 " * 6
     made = []
     for dim in (64, 128):
         tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": dim}
-        made += [
-            variant(f"segment_sum-{dim}", segment_sum_kernel, sums, KIND=2, **tiles),
-            variant(f"segment_mass-{dim}", mass_kernel, mass, ROWS=ROWS, DIM=dim, BLOCK_T=mass_tokens(dim)),
-        ]
+        made.append(variant(f"segment_sum-{dim}", segment_sum_kernel, sums, KIND=2, **tiles))
+    for dim, cap in ((64, 0), (128, 0), (128, 1)):
+        sizes = {"SOFTCAP": cap, "ROWS": ROWS, "DIM": dim, "BLOCK_T": mass_tokens(dim)}
+        made.append(variant(f"segment_mass-{dim}{'-softcap' * cap}", mass_kernel, mass, **sizes))
     tiles = {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
     return [
         *made,

@@ -21,7 +21,7 @@ from suite.engines.load.records import rewrite
 from suite.engines.load.recount import recount
 from suite.engines.load.target import Endpoint, Target, messages, probe
 from suite.engines.load.traces import read_trace
-from suite.errors import InputError, NothingMeasuredError
+from suite.errors import InputError, NothingMeasuredError, StoppedError
 from suite.harness.options import requests_in_turn, validated
 from suite.harness.progress import Progress
 from suite.models.tokenizer import HFTokenizer
@@ -29,7 +29,6 @@ from suite.spec import WorkloadSpec
 from workloads.schema import Request
 from workloads.serving import of_lengths
 
-INTERRUPTED = 130
 REQUESTS = 100
 ENDPOINTS: tuple[Endpoint, ...] = ("completions", "chat")
 
@@ -83,7 +82,7 @@ def load(options: LoadOptions, as_json: bool) -> int:
         show(found, options.output)
     if not found["metrics"]["completed"] and not outcome.interrupted:
         raise NothingMeasuredError(f"no request was answered in full; {options.records} says why.")
-    return INTERRUPTED if outcome.interrupted else 0
+    return StoppedError.exit_code if outcome.interrupted else 0
 
 
 def measure(

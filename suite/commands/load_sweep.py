@@ -11,7 +11,7 @@ from suite.commands.load_report import slipped
 from suite.commands.output import number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
 from suite.engines.load import slo, sweep
-from suite.errors import InputError
+from suite.errors import InputError, StoppedError
 
 SCHEMA = "inference-suite.load-sweep/1"
 START = 1.0
@@ -51,7 +51,7 @@ def run(options: load.LoadOptions, as_json: bool) -> int:
         print_json(document)
     else:
         _show(document, options.output)
-    return load.INTERRUPTED if ended() else 0
+    return StoppedError.exit_code if ended() else 0
 
 
 def _beside(output: Path, rate: str) -> Path:

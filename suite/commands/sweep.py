@@ -16,19 +16,12 @@ from suite.commands.stores import open_store
 from suite.commands.sweep_ray import Arrived, execute
 from suite.commands.sweep_spec import SweepRun, read_spec
 from suite.commands.sweep_worker import RunResult
-from suite.errors import InputError, NothingMeasuredError, SuiteError
+from suite.errors import InputError, NothingMeasuredError, StoppedError, SuiteError
 from suite.harness import machine
-from suite.harness.runner import InterruptedSweepError
 from suite.harness.store import Run, Store
 
 EXECUTORS = ("local", "ray")
 SCHEMA = "inference-suite.sweep/1"
-
-
-class StoppedError(SuiteError):
-    """The user stopped a sweep; its finished runs are stored."""
-
-    exit_code = 130
 
 
 def sweep(spec_file: Path, executor: str, store_file: Path | None, output: Path, as_json: bool) -> int:
@@ -45,7 +38,7 @@ def sweep(spec_file: Path, executor: str, store_file: Path | None, output: Path,
                 execute(book.left, spec.ray, store, book.enter)
             else:
                 _execute_here(book.left, store, book.enter)
-        except (KeyboardInterrupt, InterruptedSweepError):
+        except (KeyboardInterrupt, StoppedError):
             raise StoppedError(
                 f"interrupted after {len(book.found)} of {len(spec.runs)} runs, which are safe in {store.path}; "
                 "the same command measures the rest."
@@ -61,7 +54,7 @@ def _execute_here(runs: Sequence[SweepRun], store: Store, arrived: Arrived) -> N
 def _measured(run: SweepRun, store: Store) -> RunResult:
     try:
         outcome = running.measure(run.plan, None, store).outcome
-    except InterruptedSweepError:
+    except StoppedError:
         raise
     except SuiteError as error:
         return RunResult(error=str(error))

@@ -17,13 +17,13 @@ from suite.commands.running import model_cost
 from suite.commands.stores import open_store
 from suite.commands.wishes import RunOptions
 from suite.engines import native
-from suite.errors import InputError, NothingMeasuredError, UnitError
+from suite.errors import InputError, NothingMeasuredError, StoppedError, UnitError
 from suite.harness import threads
 from suite.harness.contender import Contender
 from suite.harness.measurement import UnitResult
 from suite.harness.options import method_config, normalised
 from suite.harness.plan import Plan, contender_id, load_contenders, plan
-from suite.harness.runner import Bench, InterruptedSweepError, run_blocks, start_sweep
+from suite.harness.runner import Bench, run_blocks, start_sweep
 from suite.registry import METHODS
 from suite.spec import MethodSpec
 
@@ -184,10 +184,8 @@ def _measure(track: Track, objectives: Sequence[str], keep_score: float) -> Any:
             if spec == track.candidate({}):
                 return Outcome(reason="it is the default", facts=facts)
             race = track.race(spec)
-        except InterruptedSweepError:
-            raise InterruptedSweepError(
-                "interrupted: finished trials are kept, and the same command goes on."
-            ) from None
+        except StoppedError:
+            raise StoppedError("interrupted: finished trials are kept, and the same command goes on.") from None
         except (InputError, UnitError) as error:
             return Outcome(reason=str(error), facts=facts)
         facts |= {"wall_s": time.perf_counter() - start, "tokens": race.tokens, "score": race.score}

@@ -24,10 +24,9 @@ from suite.commands.wishes import workload_options
 from suite.engines.base import Engine, EngineModel, Prompt
 from suite.engines.load import slo
 from suite.engines.trials import Repeat, Slices
-from suite.errors import InputError
+from suite.errors import InputError, StoppedError
 from suite.harness import threads
 from suite.harness.options import requests_in_turn, validated
-from suite.harness.runner import InterruptedSweepError
 from suite.spec import Dtype, WorkloadSpec
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def tune(tuning: EngineTuning, output: Path, as_json: bool) -> int:
             for place, one in enumerate(found)
         ]
     except KeyboardInterrupt:
-        raise InterruptedSweepError("interrupted: finished trials are kept, and the same command goes on.") from None
+        raise StoppedError("interrupted: finished trials are kept, and the same command goes on.") from None
     document = _document(tuning, found, bests, races, output)
     _write_page(tuning, found, document, output)
     if as_json:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from suite.errors import InputError, UnitError
+from suite.errors import InputError, StoppedError
 from suite.harness import machine
 from suite.harness.block import BlockRun, Entrant, Setting, Unit
 from suite.harness.contender import Contender
@@ -28,10 +28,6 @@ from workloads.schema import Request, Workload
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
     from suite.models.language_model import LanguageModel
-
-
-class InterruptedSweepError(UnitError):
-    """The user stopped a run; what was finished is stored."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def run_blocks(plan: Plan, sweep: str, bench: Bench) -> Outcome:
         with GpuSampler() as gpus, frozen_heap():
             outcome = run.execute(gpus)
     except KeyboardInterrupt:
-        raise InterruptedSweepError(
+        raise StoppedError(
             f"interrupted after {run.done} of {len(plan.blocks)} blocks, which are safe in {bench.store.path}; "
             "`python -m suite resume` measures the rest."
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,9 +12,6 @@ from analysis.roofline.model import ModelShape, Selection, chunked_prefill, deco
 from analysis.roofline.model import total_bytes as model_bytes
 from analysis.roofline.model import total_flops as model_flops
 from analysis.roofline.operators import AttentionShape, Operator, Precision, attention, causal_pairs, linear
-
-settings.register_profile("light", max_examples=40, deadline=None)
-settings.load_profile("light")
 
 BF16 = Precision()
 small = st.integers(1, 64)

@@ -11,8 +11,8 @@ from suite.cli import run
 from suite.commands import running, sweep_worker
 from suite.commands.sweep_spec import read_spec
 from suite.commands.sweep_worker import Job, RunResult, claimed_cpus, measure_apart
+from suite.errors import StoppedError
 from suite.harness import machine, threads
-from suite.harness.runner import InterruptedSweepError
 from suite.harness.store import Store
 from tests.cli.sweeps import DEFAULTS, ONE_REFUSED, REFUSED, TWO, calibrated, statuses, sweep
 
@@ -132,7 +132,7 @@ def test_stopped_it_keeps_the_finished_runs(
 
     def stopped(planned: Any, sweep: None, store: Store) -> running.Measured:
         if "48" in planned.model_dump_json():
-            raise InterruptedSweepError("stopped")
+            raise StoppedError("stopped")
         return measure(planned, sweep, store)
 
     monkeypatch.setattr(running, "measure", stopped)

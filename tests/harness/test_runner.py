@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from suite.errors import InputError
+from suite.errors import InputError, StoppedError
 from suite.harness import block as block_module
 from suite.harness.heap import quiet_heap
 from suite.harness.plan import plan
 from suite.harness.progress import Progress
-from suite.harness.runner import InterruptedSweepError, pending, run_blocks, start_sweep
+from suite.harness.runner import pending, run_blocks, start_sweep
 from suite.harness.store import Store
 from suite.spec import Protocol, Sampling
 from tests.harness import support
@@ -160,7 +160,7 @@ def test_another_company_of_methods_is_another_block(store: Store, monkeypatch: 
 
 def test_an_interrupted_run_keeps_its_blocks_and_resumes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made, ready = bench(plan(wishes("stopping", tasks=("a", "b", "c"))), store)
-    with pytest.raises(InterruptedSweepError, match=r"after 1 of 3 blocks.*python -m suite resume"):
+    with pytest.raises(StoppedError, match=r"after 1 of 3 blocks.*python -m suite resume"):
         run_blocks(made, start_sweep(store, made), ready)
     assert [unit.spec.workload.task for unit in store.units()] == ["a", "a"]
     monkeypatch.setattr(support.Stopping, "tokens", support.Exact.tokens)

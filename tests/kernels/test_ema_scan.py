@@ -29,7 +29,7 @@ def test_a_sure_boundary_is_no_average_and_an_unsure_one_is() -> None:
         torch.testing.assert_close(ema_scan(z, torch.tensor([[1.0, p]]))[0][:, 1], expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, STEPS))
 def test_two_scans_are_one(cut: int) -> None:
     """Decoding goes on from the state of the prefill; in bf16 too, where y itself is rounded."""

@@ -45,7 +45,7 @@ def samples() -> dict[str, tuple[object, ...]]:
         "kv_compact": ([cache, cache.clone()], ints[None].expand(2, 2).contiguous(), ints),
         "sample": (x, torch.rand(2), 0.7, 5, 0.9),
         "segment_sum": (torch.randn(9, 16), offsets, "mean"),
-        "segment_mass": (q, cache[0], offsets, ints, 0.25),
+        "segment_mass": (q, cache[0], offsets, ints, 0.25, 5.0),
         "flash_decode": (q, cache, cache, dense_spans([9, 5]), ints, 0.25),
         "flash_prefill": (q[:, None], cache, cache, ints, ints, 0.25, 3),
     }

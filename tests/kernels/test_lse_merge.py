@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -25,7 +25,6 @@ def attention(q: Tensor, cache: Tensor, start: int, stop: int) -> tuple[Tensor, 
     return flash_decode(q, cache, cache, spans, torch.zeros(1).int(), scale=1.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, TOKENS), min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_any_split_in_any_order_is_exact(cuts: list[int], random: Random) -> None:
     """Empty parts included."""

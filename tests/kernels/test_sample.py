@@ -157,7 +157,7 @@ def test_frequencies_pass_a_chi_square_test(setting: tuple[float, int, float]) -
     assert ((found[possible] - wanted).square() / wanted).sum() < 35
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_nucleus_is_the_smallest_that_has_the_mass(data: st.DataObject) -> None:
     """Every token of the nucleus, and no other, is drawn for some uniform number; one that is in at least."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import counting
@@ -15,7 +15,6 @@ from kernels.select_top.cost import select_top_cost, top_cost
 scores = st.lists(st.floats(width=32), min_size=0, max_size=50)
 
 
-@settings(deadline=None)
 @given(scores, st.integers(0, 60), st.integers(0, 10), st.integers(0, 60))
 def test_it_is_what_sorting_gives(values: list[float], k: int, first: int, last: int) -> None:
     """By falling score, then rising place; NaN and -inf left out; the rest of the list is -1."""

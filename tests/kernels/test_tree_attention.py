@@ -58,7 +58,7 @@ def test_no_more_nodes_than_bits() -> None:
         ancestor_masks([-1] * 65)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(trees())
 def test_every_path_alone_gives_the_same(parents: list[int]) -> None:
     """What makes verification lossless: siblings change nothing."""

@@ -91,14 +91,17 @@ def test_a_label_is_on_the_token_that_holds_the_last_character():
     assert sentence_ends(Pairs(), ids) == [6, 12]  # characters 10 and 23 lie in tokens 5 and 11
 
 
-def test_teacher_rows_are_sums_of_true_probabilities():
-    """Trap: a softmax over chunk logits, or over the student's own selection."""
+@pytest.mark.parametrize("softcap", [0.0, 0.5])
+def test_teacher_rows_are_sums_of_true_probabilities(softcap: float):
+    """Trap: a softmax over chunk logits, or over the student's own selection. With Gemma 2's cap: before the cap."""
     model, ends = peaked_model(), [5, 6, 30, 41]
+    config = replace(model.config, attention_softcap=softcap)
     seen = record(model, torch.randint(0, 128, (50,)), [1])
     q, keys = seen.queries[1].double(), seen.keys[1].double().repeat_interleave(2, 0)
     logits = torch.einsum("thd,hsd->hts", q, keys) * model.config.scale
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
     full = logits.masked_fill(torch.ones(50, 50).triu(1).bool(), -torch.inf).softmax(dim=-1).mean(dim=0)
-    ours = teacher(seen.queries[1], seen.keys[1], ends, model.config.scale)
+    ours = teacher(seen.queries[1], seen.keys[1], ends, config)
     for i in range(50):
         done = [end for end in ends if end <= i]
         mass = torch.stack([full[i, a:b].sum() for a, b in zip([0, *ends], done, strict=False)] or [torch.zeros(())])

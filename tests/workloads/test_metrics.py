@@ -122,14 +122,14 @@ def test_first_line_rule() -> None:
     assert first_line("") == ""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WORDS, WORDS)
 def test_every_metric_stays_between_0_and_1(prediction: list[str], reference: list[str]) -> None:
     for metric in METRICS.values():
         assert 0.0 <= metric(" ".join(prediction), " ".join(reference), ["cat", "dog"]) <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WORDS, WORDS)
 def test_f1_is_symmetric(prediction: list[str], reference: list[str]) -> None:
     one, other = " ".join(prediction), " ".join(reference)

@@ -35,7 +35,7 @@ def test_every_cell_gets_its_needles_and_no_value_comes_twice() -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_grid_holds_every_cell_once_and_every_depth_early(lengths: int, depths: int) -> None:
     cells = grid(NeedleConfig(min_length=300, max_length=9000, lengths=lengths, depths=depths))
     assert len(set(cells)) == len(cells) == lengths * depths

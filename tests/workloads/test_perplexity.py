@@ -19,7 +19,7 @@ def windows(path: Path, context: int, stride: int, limit: int = 1000) -> Perplex
     return Perplexity(PerplexityConfig(data=path, context_words=context, stride_words=stride))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(alphabet="ab \n", min_size=60, max_size=200), st.integers(1, 8), st.integers(1, 5))
 def test_every_word_after_the_first_window_is_scored_once(
     tmp_path_factory: pytest.TempPathFactory, text: str, context: int, stride: int

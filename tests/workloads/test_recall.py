@@ -24,7 +24,7 @@ def test_vocabulary_is_small_unique_and_begins_with_the_special_tokens() -> None
     assert not any(any(blank in token for blank in " \n\t") for token in tokens)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.integers(29, 140), st.integers(1, 4))
 def test_training_batch_asks_for_pairs_that_stand_in_it(seed: int, length: int, queries: int) -> None:
     ids, mask = training_batch(np.random.default_rng(seed), 3, length, queries)

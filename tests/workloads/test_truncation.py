@@ -41,7 +41,7 @@ class CharacterTokenizer:
         return "".join(map(chr, ids))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=60), st.integers(min_value=2, max_value=70))
 def test_keeps_both_ends_and_the_limit(text: str, limit: int) -> None:
     cut, before = truncate_middle(text, limit, CharacterTokenizer())

@@ -228,6 +228,7 @@ class SelectedAttention(MeteredAttention):
         store_rotated(layer, turned, k, v, *self.tables(layer, step.seen), self._key_positions(step), step)
         for row, count in busy:
             self._method.learn(layer, turned[row, :count], row, step)
+        del turned  # a whole prompt's queries need not lie there twice while they attend
         factor = step.shared("sharpen", lambda: self._method.sharpen(step.positions + 1))
         if factor is not None:
             q = (q * factor[..., None, None]).to(q.dtype)

@@ -88,14 +88,15 @@ def sentence_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     return sorted({bisect.bisect_left(reached, last) + 1 for last in lasts})
 
 
-def teacher(q: Tensor, keys: Tensor, ends: Sequence[int], scale: float) -> Tensor:
+def teacher(q: Tensor, keys: Tensor, ends: Sequence[int], config: ModelConfig) -> Tensor:
     """q [T, H, D], keys [G, T, D] -> [T, n]: true attention to each finished chunk, renormalised over these.
 
     Probabilities of the full softmax are summed over a chunk and averaged over heads; a row that has no finished chunk
-    before it is 0. The softcap of Gemma 2 is not applied.
+    before it is 0.
     """
     tokens = torch.arange(len(q), dtype=torch.int32)
-    mass = segment_mass(q, keys, torch.tensor([0, *ends], dtype=torch.int32), tokens, scale=scale).mean(dim=1)
+    edges, softcap = torch.tensor([0, *ends], dtype=torch.int32), config.attention_softcap
+    mass = segment_mass(q, keys, edges, tokens, scale=config.scale, softcap=softcap).mean(dim=1)
     mass = mass * finished(ends, len(q))
     return mass / mass.sum(dim=1, keepdim=True).clamp(min=1e-20)
 
@@ -135,7 +136,7 @@ def example(model: LanguageModel, ids: Tensor) -> Example:
         labels=labels,
         q=torch.stack([seen.queries[layer].flatten(1).bfloat16() for layer in layers]),
         k=torch.stack([seen.keys[layer][:, last].transpose(0, 1).flatten(1).bfloat16() for layer in layers]),
-        teacher=torch.stack([teacher(seen.queries[n], seen.keys[n], ends, model.config.scale) for n in layers]),
+        teacher=torch.stack([teacher(seen.queries[n], seen.keys[n], ends, model.config) for n in layers]),
         finished=finished(ends, T),
     )
 
