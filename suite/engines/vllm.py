@@ -16,12 +16,17 @@ KV_CACHE_GIB = 2
 
 
 def environment(threads: int) -> dict[str, str]:
-    """vLLM's own variables. By itself its CPU build keeps a core for its scheduler and computes on the others."""
+    """vLLM's own variables. By itself its CPU build keeps a core for its scheduler and computes on the others.
+
+    Without the ahead-of-time path the compiler's own cache serves later starts, also with other arguments: 22 s instead
+    of 70, at the same speed.
+    """
     cores = sorted(available_cpus())[:threads]
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_AOT_COMPILE": "0",
         "HF_HUB_OFFLINE": "1",
     }
 

@@ -15,12 +15,16 @@ from suite.models.attention import Attention
 from suite.models.language_model import LanguageModel
 
 INTERVAL_S = 5e-4
+_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
+_OWN_PAGES, _USUAL = 1 << 18, 32 << 20  # bytes; the second is where glibc's own threshold ends up
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """Resident bytes that `call` needed at most beyond what was there before it."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else a call that fits into what the last one left behind costs nothing
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, _OWN_PAGES)  # a freed tensor's pages go at once and are not counted on
+    libc.malloc_trim(0)  # else a call that fits into what the last one left behind costs nothing
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
     peak = before
@@ -37,6 +41,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
+        libc.mallopt(_MMAP_THRESHOLD, _USUAL)
     return peak - before
 
 

@@ -22,8 +22,12 @@ from suite.engines.native import NativeEngine
 from suite.engines.trials import Slices, measure
 from suite.engines.vllm_arguments import VllmArguments
 from suite.errors import InputError
+from suite.harness import machine
+from suite.harness.store import Store
 from suite.methods.base import tunable
 from suite.models.loaders.lab import CHECKPOINTS
+from tests.analysis.factory import calibration
+from tests.cli.sweeps import calibrated
 
 LAB = EngineModel("lab-recall", str(CHECKPOINTS / "lab-recall"), "fp32", 128)
 PROMPTS = [Prompt(tuple(range(1 + i, 9 + i)), 4) for i in range(40)]
@@ -153,3 +157,19 @@ def test_a_bad_wish_is_answered_by_one_sentence(
 ) -> None:
     assert run(["tune", "--workload", "recall", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("repeat", [4, 6])
+def test_the_roofline_guess_runs_a_repeats_prompts_together(store: Store, repeat: int) -> None:
+    """Decoding reads the weights once for all of them; of limits that are equally fast it takes the smallest."""
+    calibrated(store, machine.machine_id())
+    guess = tune_engine._guess(Slices(PROMPTS, repeat), store.path, Setting(LAB, 1))
+    assert guess == {"max_num_seqs": {4: 4, 6: 8}[repeat], "max_num_batched_tokens": 128}
+
+
+def test_without_a_stable_ceiling_there_is_no_guess(store: Store) -> None:
+    found = calibration()
+    reads = tuple(ceiling for ceiling in found.ceilings if ceiling.kind == "read")
+    store.add_machine(machine.machine_id(), "{}")
+    store.add_calibration(found.model_copy(update={"machine_id": machine.machine_id(), "ceilings": reads}))
+    assert tune_engine._guess(Slices(PROMPTS, 4), store.path, Setting(LAB, 1)) == {}

@@ -1,8 +1,8 @@
 """What every engine does, asked of real child processes.
 
 The model is the committed lab model, except for vLLM: its CPU attention has no kernel for heads of 16. It gets SmolLM2.
-Each start of vLLM compiles the model for minutes, so its tests are slow ones; one server is started, and engine
-`openai` is tested against it too. Otherwise that one talks to a small server of this process (`serving.py`).
+vLLM takes long to start, so one server is started, and engine `openai` is tested against it too. Otherwise that one
+talks to a small server of this process (`serving.py`). Without vLLM's environment its tests are skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from suite.engines import vllm_environment
+from suite.engines import vllm, vllm_environment
 from suite.engines.base import COUNTERS, GAUGES, Engine, EngineError, EngineModel, Limits, Prompt
 from suite.engines.native import NativeEngine
 from suite.engines.vllm_server import VllmServerEngine
@@ -48,8 +48,10 @@ def _model(engine: str) -> EngineModel:
 
 
 def _parameter(name: str):
-    marks = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1000)] if "vllm" in name else []
-    return pytest.param(name, marks=marks)
+    absent = pytest.mark.skipif(
+        not vllm_environment.installed(), reason="no vLLM (python -m suite engines install vllm)"
+    )
+    return pytest.param(name, marks=[pytest.mark.model, absent] if "vllm" in name else [])
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,6 @@ def small_server(lab_native: NativeEngine) -> Iterator[str]:
 @pytest.fixture(scope="module", params=[_parameter(name) for name in [*ENGINES, "openai at vllm-server"]])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     name = request.param
-    if "vllm" in name and not vllm_environment.installed():
-        pytest.skip("vLLM's environment is not installed (python -m suite engines install vllm)")
     if name == "vllm-server":
         yield request.getfixturevalue("vllm_server")
         return
@@ -137,8 +137,9 @@ def test_its_own_metrics_have_the_names_of_vllm(engine: Engine) -> None:
     assert seen["num_preemptions"] == seen["prefix_cache_hits"] == 0
 
 
-def test_a_hung_engine_is_ended_within_its_limit_and_5_s() -> None:
-    engine = NativeEngine(LAB, 1, Limits(60, 1))
+@pytest.mark.parametrize("name", [_parameter("native"), _parameter("vllm")])
+def test_a_hung_engine_is_ended_within_its_limit_and_5_s(name: str) -> None:
+    engine = ENGINES.load(name)(_model(name), 1, Limits(generate_s=1))
     engine.start()
     pids = _pids(engine)
     for pid in pids:
@@ -151,8 +152,9 @@ def test_a_hung_engine_is_ended_within_its_limit_and_5_s() -> None:
     assert not any(map(_runs, pids))
 
 
-def test_a_killed_engine_has_died() -> None:
-    engine = NativeEngine(LAB, 1, LIMITS)
+@pytest.mark.parametrize("name", [_parameter("native"), _parameter("vllm-server")])
+def test_a_killed_engine_has_died(name: str) -> None:
+    engine = ENGINES.load(name)(_model(name), 1, LIMITS)
     engine.start()
     for pid in _pids(engine):
         os.kill(pid, signal.SIGKILL)
@@ -160,6 +162,14 @@ def test_a_killed_engine_has_died() -> None:
         engine.generate(PROMPTS)
     assert caught.value.kind == "died"
     assert not engine.ready()
+
+
+@pytest.mark.parametrize("name", [_parameter("vllm")])
+def test_a_cache_that_memory_cannot_hold_is_out_of_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "KV_CACHE_GIB", 1 << 20)
+    with pytest.raises(EngineError) as caught, ENGINES.load(name)(_model(name), 1, LIMITS):
+        pass
+    assert caught.value.kind == "out of memory"
 
 
 def test_an_engine_that_cannot_start_says_why() -> None:
@@ -202,6 +212,6 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _pids(engine: NativeEngine) -> list[int]:
+def _pids(engine: NativeEngine | VllmServerEngine) -> list[int]:
     assert engine._child is not None
     return [process.pid for process in engine._child.processes()]

@@ -274,20 +274,25 @@ class SelectedAttention(MeteredAttention):
         return Selection(torch.stack((starts, (starts + period).clamp(max=stop), position), dim=-1)[None, None])
 
     def _prefill_rows(self, layer: int, q: Tensor, step: Step) -> Tensor:
+        if step.cache.batch == 1:
+            return self._prefill_row(layer, q[0], 0, step)[None]
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for row, count in enumerate(step.counts):
-            dense = min(max(self._method.dense_until - step.cache.seen[row], 0), count)
-            first = step.starts[row] + dense
-            plan = self._method.plan(layer, q[row, dense:count], row, first, step) if dense < count else None
-            if plan is None:
-                dense = count
-            else:
-                if self._counter is not None:
-                    self._counter.planned(self._method.index_read(layer, row, step))
-                out[row, dense:count] = plan.attend(q[row, dense:count], self._site(layer, step, row, first))[0]
-            if dense:
-                out[row, :dense] = self._dense_rows(layer, q[row, :dense], row, step)
+            if count:
+                out[row, :count] = self._prefill_row(layer, q[row, :count], row, step)
         return out
+
+    def _prefill_row(self, layer: int, q: Tensor, row: int, step: Step) -> Tensor:
+        """The new tokens of one row, q [T, H, D] as projected: dense ones first, then as the method plans."""
+        dense = min(max(self._method.dense_until - step.cache.seen[row], 0), len(q))
+        first = step.starts[row] + dense
+        plan = self._method.plan(layer, q[dense:], row, first, step) if dense < len(q) else None
+        if plan is None:
+            return self._dense_rows(layer, q, row, step)
+        if self._counter is not None:
+            self._counter.planned(self._method.index_read(layer, row, step))
+        attended = plan.attend(q[dense:], self._site(layer, step, row, first))[0]
+        return torch.cat((self._dense_rows(layer, q[:dense], row, step), attended)) if dense else attended
 
     def _dense_rows(self, layer: int, q: Tensor, row: int, step: Step) -> Tensor:
         """Ordinary causal attention for the first rows [T, H, D] of a pass, at true distances."""

@@ -57,11 +57,10 @@ class BoundaryPredictor(nn.Module):
         windows = keys.shape[1] - 2 * REACH + 1
         if windows < 1:
             return keys.new_full(keys.shape[:2], UNKNOWN)
-        q, k, v = self._project(keys)
         parts = []
         for start in range(0, windows, PIECE):
             tokens = slice(start, min(start + PIECE, windows) + 2 * REACH - 1)
-            parts.append(self._judge(q[:, tokens], k[:, tokens], v[:, tokens]))
+            parts.append(self._judge(*self._project(keys[:, tokens])))  # a long prompt's q, k, v never lie there whole
         return functional.pad(torch.cat(parts, dim=1), (REACH - 1, REACH), value=UNKNOWN)
 
     def _project(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
