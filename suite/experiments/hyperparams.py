@@ -124,9 +124,8 @@ def landscape(bench: Workbench, server: Engine, batches: Sequence[int]) -> Lands
         for number in range(ROUNDS + 1):
             for place in range(len(batches)):
                 batch = batches[(place + number) % len(batches)]
-                bench.tick(
-                    f"{server.name} {server.model.dtype}, {server.threads} threads, round {number} of {ROUNDS}, batch {batch}"
-                )
+                where = f"{server.name}, {Setting(server.model.dtype, server.threads)}"
+                bench.tick(f"{where}, round {number} of {ROUNDS}, batch {batch}")
                 runs = [measure(server, group) for group in groups(server.model, batch, number)]
                 if number:
                     found[batch].append(throughput(runs))
