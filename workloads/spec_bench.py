@@ -5,8 +5,8 @@ does not see what the method under test answered to the first: it sees a given a
 text in front of the question. That is the model's own only if `answers` names a file of them. The original feeds back
 each method's answer; under greedy decoding a lossless method's is the dense run's, so the prompts agree there too.
 
-Spec-Bench has no score of quality. Where a record has a reference, translation, summarization and rag are scored by
-ROUGE-L against it, qa by whether it stands in the answer, math_reasoning by the final number. Without a reference, and
+Spec-Bench has no score of quality. Where a record has a reference, translation and summarization are scored by ROUGE-L
+against it, qa and rag by whether it stands in the answer, math_reasoning by the final number. Without a reference, and
 in conversations, where no answer is the only right one, a question counts as answered or not.
 """
 
@@ -29,7 +29,7 @@ from workloads.schema import Completion, Request, Workload, WorkloadConfig
 from workloads.spec_bench_data import AnswerRecord, SpecBenchRecord
 
 OFFICIAL_TOKENS = 1024
-GENERATED_TOKENS = 128
+GENERATED_TOKENS = 192
 EARLIER = "Question: {question}\n\nAnswer: {answer}\n\n"
 TALK = "Here is our conversation so far.\n\n{earlier}Now answer this, with it in mind.\n\nQuestion: {question}"
 
@@ -38,7 +38,7 @@ class SpecBenchConfig(WorkloadConfig):
     """`data`: the official `question.jsonl`. `answers`: a model's answers to it, for the turns after the first.
 
     Turns with no answer to show before them, from there or from `reference`, are left out. `new_tokens`: 1024 for a
-    file, as in the protocol, and 128 for generated questions unless given. `target_tokens`: about how long the text of
+    file, as in the protocol, and 192 for generated questions unless given. `target_tokens`: about how long the text of
     a generated summarization or rag question is.
     """
 
@@ -167,7 +167,7 @@ SCORES: Mapping[str, Callable[[str, str], float]] = {
 METRICS: Mapping[str, str] = {
     "translation": "rouge_l",
     "summarization": "rouge_l",
-    "rag": "rouge_l",
     "qa": "named",
+    "rag": "named",
     "math_reasoning": "final_number",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import islice
 from statistics import fmean
@@ -29,11 +30,11 @@ def workload(tmp_path, *records: dict[str, Any], **options: Any) -> SpecBench:
 
 
 def copied(request: Request) -> float:
-    """Share of the reference's word trigrams that stand in the prompt."""
-    prompt, answer = (text.split() for text in (request.prompt, request.references[0]))
-    seen = set(zip(prompt, prompt[1:], prompt[2:], strict=False))
-    trigrams = list(zip(answer, answer[1:], answer[2:], strict=False))
-    return fmean(trigram in seen for trigram in trigrams) if trigrams else 0.0
+    """Share of the reference's word trigrams (or of itself, if it is shorter) that stand in the prompt."""
+    prompt, answer = (re.findall(r"\w+", text) for text in (request.prompt, request.references[0]))
+    size = min(3, len(answer))
+    seen, wanted = ({tuple(words[at : at + size]) for at in range(len(words) - size + 1)} for words in (prompt, answer))
+    return len(seen & wanted) / len(wanted)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -73,9 +74,8 @@ def test_texts_and_passages_copy_much_translations_and_talk_little() -> None:
         if request.metadata["category"] in ("writing", "roleplay", "stem", "humanities")
     )
     assert share["summarization"] > 0.8
-    assert share["rag"] > 0.6
+    assert share["rag"] == 1.0
     assert share["translation"] < 0.05
-    assert share["qa"] < 0.05
     assert open_talk < 0.2
 
 
@@ -95,7 +95,7 @@ def test_both_languages_of_a_translation_have_the_same_sentences() -> None:
     [
         ("translation", "rouge_l", "{}", "something else"),
         ("summarization", "rouge_l", "{}", "something else"),
-        ("rag", "rouge_l", "{}", "something else"),
+        ("rag", "named", "The passages say {}.", "They do not say."),
         ("qa", "named", "It is {}, I think.", "It is {}ville."),
         ("math_reasoning", "final_number", "So {}", "{}, or rather 1234567"),
         (TALK, "answered", "anything", " \n"),
@@ -155,7 +155,7 @@ def test_a_file_has_its_tasks_its_order_and_the_protocols_length(tmp_path) -> No
     assert [request.prompt for request in take(made, TALK, 9)] == ["w1", "c1", "w2"]
     (request,) = take(made, "translation", 9)
     assert (request.max_new_tokens, request.chat, request.temperature) == (1024, True, 0.0)
-    assert take(SpecBench(), "translation", 1)[0].max_new_tokens == 128
+    assert take(SpecBench(), "translation", 1)[0].max_new_tokens == 192
     assert take(workload(tmp_path, SPEC_BENCH_RECORD, new_tokens=7), "translation", 1)[0].max_new_tokens == 7
 
 

@@ -36,7 +36,7 @@ _SLOT = re.compile(r"\{([a-z]+)\d*\}")
 
 
 class Talk(NamedTuple):
-    """What is asked, turn by turn, and what a good answer to each turn may look like."""
+    """What is asked, turn by turn, and what a good answer to each turn says."""
 
     turns: list[str]
     answers: list[str]
@@ -98,10 +98,10 @@ def _summarization(world: World, tokens: int) -> Talk:
 
 
 def _rag(world: World, tokens: int) -> Talk:
-    """Passages and a question; the reference quotes the facts and ends in the answer."""
+    """Passages and a question. A good answer copies the facts as asked; the reference is the short answer alone."""
     draft = questions.question_answer(world, world.rng.choice(CHAINS), tokens, label="passages")
-    quoted = world.join([draft.context[start:end] for start, end in draft.evidence])
-    return Talk([_asked(world, "rag", draft)], [f"{quoted} The answer is {draft.answers[0]}."])
+    answer = draft.answers[0].removeprefix("a ")  # "a goat called Tiger" is right without its article too
+    return Talk([_asked(world, "rag", draft)], [answer])
 
 
 def _asked(world: World, category: str, draft: Draft) -> str:
