@@ -123,6 +123,7 @@ METHODS = Registry(
 WORKLOADS = Registry(
     "workload",
     (
+        Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
             "humaneval-infill",
             "workloads.humaneval_infill:HumanEvalInfill",
@@ -144,6 +145,12 @@ WORKLOADS = Registry(
         Entry("recall", "workloads.recall:Recall", "lab", "key-value recall in the lab model's vocabulary"),
         Entry("ruler", "workloads.ruler:Ruler", "long context", "13 tasks at one length (2404.06654)"),
         Entry("serving", "workloads.serving:Serving", "serving", "prompts and answers of drawn lengths, or ShareGPT's"),
+        Entry(
+            "spec-bench",
+            "workloads.spec_bench:SpecBench",
+            "decoding",
+            "six tasks whose answers copy more or less from the prompt (2401.07851)",
+        ),
     ),
 )
 

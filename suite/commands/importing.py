@@ -6,31 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from suite.commands.load_report import BETWEEN, FROM_ARRIVAL, FROM_SENDING
 from suite.commands.output import number, print_json, stdout, table
 from suite.engines.load.imports import guidellm
 from suite.engines.load.imports.files import read_documents, read_runs
-from suite.engines.load.imports.run import Document, Run
+from suite.engines.load.imports.run import LATENCIES, TOTALS, Document, Run
 from suite.errors import InputError
 
 SCHEMA = "inference-suite.import/1"
-TOTALS = (
-    ("completed", "completed requests"),
-    ("failed", "failed requests"),
-    ("lost", "lost requests"),
-    ("duration", "duration, s"),
-    ("total_input_tokens", "input tokens"),
-    ("total_output_tokens", "output tokens"),
-    ("request_throughput", "completed, requests/s"),
-    ("request_goodput", "goodput, requests/s"),
-    ("output_throughput", "output, tokens/s"),
-    ("total_token_throughput", "input and output, tokens/s"),
+SHOWN_KINDS = ("mean", "median", "p99")
+ROWS = (
+    *TOTALS.items(),
+    *((f"{kind}_{name}_ms", f"{said}, {kind}") for name, said in LATENCIES.items() for kind in SHOWN_KINDS),
 )
-LATENCIES = tuple(
-    (f"{kind}_{name}_ms", f"{said}, {kind}")
-    for name, said in (*FROM_SENDING, *FROM_ARRIVAL, *BETWEEN)
-    for kind in ("mean", "median", "p99")
-)
+"""Metrics with their labels: a row each."""
 
 
 def import_files(paths: Sequence[Path], as_json: bool) -> int:
@@ -64,7 +52,7 @@ def _show(runs: Sequence[Run]) -> None:
     cells = [[str(n), run.tool, run.model or "-", run.load or "-", run.file] for n, run in enumerate(runs, 1)]
     table("runs", ["", "tool", "model", "load", "file"], cells, left=5)
     rows = []
-    for name, said in (*TOTALS, *LATENCIES):
+    for name, said in ROWS:
         values = [run.metrics[name] for run in runs]
         if any(value is not None for value in values):
             rows.append([said, *(number(value, 4) for value in values)])

@@ -8,6 +8,7 @@ from typing import Any
 
 from suite.commands.output import number, stdout, table
 from suite.engines.load.driver import Outcome
+from suite.engines.load.names import BETWEEN, FROM_ARRIVAL, FROM_SENDING
 from suite.engines.load.summary import summarise
 from suite.engines.load.target import Target
 
@@ -16,14 +17,11 @@ SLIP_MS = 2.0
 """A client that sends later than this, at p99, is part of what it measures."""
 P99_REQUESTS = 459
 """Requests a statement about p99 needs, with 99 % confidence (card section 4)."""
-FROM_ARRIVAL = (("ttft", "TTFT from the scheduled arrival"), ("e2el", "E2E from the scheduled arrival"))
-FROM_SENDING = (("ttft_send", "TTFT from sending"), ("e2el_send", "E2E from sending"))
 RETOKENISED = {
     "prompt": (0, "another tokenizer, chat template or begin token"),
     "completion": (2, "another tokenizer, or tokens without text"),
 }
 """Largest difference without a warning, and what causes more: a prompt is one text, an answer may be cut otherwise."""
-BETWEEN = (("tpot", "TPOT: (last - first) / (tokens - 1)"), ("itl", "ITL: gap between events"))
 Document = dict[str, Any]
 
 

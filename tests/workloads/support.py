@@ -87,7 +87,15 @@ INFILL_RECORD = {
 }
 CONVERSATION = {"conversations": [{"from": "human", "value": "Who is Ada?"}, {"from": "gpt", "value": "The mayor."}]}
 
+SPEC_BENCH_RECORD = {
+    "question_id": 161,
+    "category": "translation",
+    "turns": ["Translate German to English: Der Hund schläft."],
+    "reference": ["The dog is asleep."],
+}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gsm8k": ("problems.jsonl", {"question": "What is 2 and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"}, "answer"),
     "humaneval-infill": ("infill.jsonl", INFILL_RECORD, "suffix"),
     "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
@@ -96,6 +104,7 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
     "ruler": ("vt.jsonl", RULER_RECORD, "outputs"),
     "serving": ("conversations.jsonl", CONVERSATION, "conversations"),
+    "spec-bench": ("question.jsonl", SPEC_BENCH_RECORD, "turns"),
 }
 """By workload: the name of a data file, one good record, and a field to leave out."""
 

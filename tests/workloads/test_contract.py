@@ -111,6 +111,7 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "gsm8k": {"shots": 2},
         "humaneval-infill": {"new_tokens": 20},
         "lab-longbench": {"facts": 5},
         "longbench": {"target_tokens": 500},
@@ -120,6 +121,7 @@ def test_revision_follows_the_options(name: str) -> None:
         "recall": {"pairs": 5},
         "ruler": {"length": 1500},
         "serving": {"input_words": 50},
+        "spec-bench": {"new_tokens": 50},
     }
     assert make(name).revision(0) != make(name, **options[name]).revision(0)
 
@@ -198,6 +200,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("gsm8k", {"shots": -1}),
+        ("gsm8k", {"extraction": "loose"}),
         ("humaneval-infill", {"new_tokens": 0}),
         ("humaneval-infill", {"template": "{suffix}"}),
         ("lab-longbench", {"facts": 0}),
@@ -221,6 +225,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("serving", {"lengths": "normal"}),
         ("serving", {"spread": 0}),
         ("serving", {"lengths": "uniform", "spread": 2}),
+        ("spec-bench", {"new_tokens": 0}),
+        ("spec-bench", {"target_tokens": 10}),
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, object]) -> None:

@@ -55,14 +55,14 @@ class Problem:
 def problems(seed: int) -> Iterator[Problem]:
     """All problems of a seed: about a thousand, those of a function one after the other."""
     for number in range(FUNCTIONS):
-        head, body = _function(item_rng("infilling", seed, number))
+        head, body = function(item_rng("infilling", seed, number))
         for line, solution in enumerate(body):
             prefix = head + "".join(f"{text}\n" for text in body[:line])
             suffix = "\n" + "".join(f"{text}\n" for text in body[line + 1 :])
             yield Problem(f"SingleLineInfilling/Synthetic/{number}/L{line}", prefix, suffix, solution)
 
 
-def _function(rng: random.Random) -> tuple[str, list[str]]:
+def function(rng: random.Random) -> tuple[str, list[str]]:
     """The head of a function, docstring included, and the lines of its body."""
     adjectives, nouns = lexicon()
     adjective, noun = rng.choice(adjectives), rng.choice(nouns)

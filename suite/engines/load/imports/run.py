@@ -8,25 +8,26 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from suite.engines.load.names import BETWEEN, FROM_ARRIVAL, FROM_SENDING
 from suite.errors import InputError
 
 Document = dict[str, Any]
 Figures = dict[str, float | None]
 
-TOTALS = (
-    "completed",
-    "failed",
-    "lost",
-    "duration",
-    "total_input_tokens",
-    "total_output_tokens",
-    "request_throughput",
-    "request_goodput",
-    "output_throughput",
-    "total_token_throughput",
-)
-LATENCIES = ("ttft", "ttft_send", "e2el", "e2el_send", "tpot", "itl")
-"""As in the load report: `_send` counts from sending, as every other tool does; without it, from the due time."""
+TOTALS = {
+    "completed": "completed requests",
+    "failed": "failed requests",
+    "lost": "lost requests",
+    "duration": "duration, s",
+    "total_input_tokens": "input tokens",
+    "total_output_tokens": "output tokens",
+    "request_throughput": "completed, requests/s",
+    "request_goodput": "goodput, requests/s",
+    "output_throughput": "output, tokens/s",
+    "total_token_throughput": "input and output, tokens/s",
+}
+LATENCIES = dict((*FROM_SENDING, *FROM_ARRIVAL, *BETWEEN))
+"""`_send` counts from sending, as every other tool does; without it, from the due time."""
 KINDS = ("mean", "median", "p90", "p95", "p99", "p99.9")
 NAMES = (*TOTALS, *(f"{kind}_{name}_ms" for name in LATENCIES for kind in KINDS))
 
