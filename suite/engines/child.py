@@ -20,7 +20,9 @@ from suite.engines.base import EngineError, FaultKind
 _GRACE_S = 2.0  # between asking an engine to end and ending it
 _TAIL_LINES = 8
 _MEMORY = re.compile(
-    r"MemoryError|out of memory|OutOfMemory|cannot allocate memory|can't allocate memory|No available memory", re.I
+    r"MemoryError|out of memory|OutOfMemory|cannot allocate memory|can't allocate memory|No available memory"
+    r"|Available memory on node .* is less than requested memory",
+    re.I,
 )
 _EXIT = re.compile(r"\[guard\] the engine ended with code (-?\d+)")
 _ROOT = str(Path(suite.__file__).parents[1])
