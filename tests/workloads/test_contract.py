@@ -111,12 +111,14 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "chat-open": {"new_tokens": 5},
         "humaneval-infill": {"new_tokens": 20},
         "lab-longbench": {"facts": 5},
         "longbench": {"target_tokens": 500},
         "needle": {"depths": 3},
         "passkey": {"lengths": (300,)},
         "perplexity": {"stride_words": 9},
+        "rag-copy": {"facts": 5},
         "recall": {"pairs": 5},
         "ruler": {"length": 1500},
         "serving": {"input_words": 50},
@@ -198,6 +200,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("chat-open", {"new_tokens": 0}),
         ("humaneval-infill", {"new_tokens": 0}),
         ("humaneval-infill", {"template": "{suffix}"}),
         ("lab-longbench", {"facts": 0}),
@@ -212,6 +215,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("passkey", {"lengths": (1,)}),
         ("perplexity", {"stride_words": 0}),
         ("perplexity", {"context_words": -1}),
+        ("rag-copy", {"facts": 3}),
         ("recall", {"pairs": 0}),
         ("recall", {"pairs": 33}),
         ("recall", {"nonsense": 1}),
