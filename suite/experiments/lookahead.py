@@ -78,7 +78,7 @@ class LookaheadExperiment(Experiment):
     def _lossless(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
         shares, gaps, tokens = lossless_shares(model, bench)
         conditions = (
-            f"smollm2-135m fp32, {len(shares)} requests of both workloads, {tokens} greedy tokens, trees and other modes; "
+            f"smollm2-135m fp32, {len(shares)} requests of both workloads, {tokens} greedy tokens, all modes; "
             f"{len(gaps)} texts part, {sum(gap < TIE for gap in gaps)} of them where the two best logits are less "
             f"than {TIE} apart"
         )

@@ -30,6 +30,8 @@ from workloads.schema import DraftFigures
 
 NAMES = [name for name in METHODS if issubclass(METHODS.load(name), DecodingMethod)]
 BRANCHING = TokenTree((3, 4, 5, 6, 7, 8), (ROOT, 0, 0, ROOT, 3, 1))
+WIDE = TokenTree(tuple(range(3, 27)), tuple((node - 2) // 2 for node in range(24)))
+"""More tokens than the decoder's fused layers take: these are verified by the kernel for trees."""
 
 
 # ---------------------------------------------------------------- trees
@@ -47,6 +49,13 @@ def test_depths_children_and_paths_of_a_tree():
 def test_a_node_sees_the_root_its_ancestors_and_itself():
     bits = [f"{int(mask):07b}"[::-1] for mask in BRANCHING.masks()]
     assert bits == ["1000000", "1100000", "1110000", "1101000", "1000100", "1000110", "1110001"]
+
+
+@pytest.mark.parametrize("tree", [BRANCHING, WIDE, TokenTree.chain([5, 6, 7]), EMPTY])
+def test_ranges_and_masks_say_the_same(tree):
+    said = [sum(((1 << stop) - (1 << start)) for start, stop in ranges) for ranges in tree.runs]
+    assert said == tree.masks().tolist()
+    assert all(ranges[0][0] == 0 for ranges in tree.runs)
 
 
 def test_a_tree_is_cut_at_a_depth_with_its_laws():
@@ -74,7 +83,7 @@ def tree_gap(model: Any, tree: TokenTree) -> float:
     """Largest difference between a node's logits in one pass and those of its path alone, in dense passes."""
     attention, prompt = TreeAttention(model.config), list(range(1, 20))
     with torch.inference_mode():
-        cache = model.decoder.new_cache(1, 40)
+        cache = model.decoder.new_cache(1, 60)
         model.decoder(torch.tensor([prompt]), cache, attention)
         attention.plant(cache, [tree])
         logits = model.decoder(torch.tensor([[2, *tree.tokens]]), cache, attention, logits="all")[0]
@@ -91,20 +100,26 @@ def double(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("tree", [BRANCHING, TokenTree.chain([5, 6, 7]), EMPTY], ids=["tree", "chain", "empty"])
+TREES = {"tree": BRANCHING, "wide": WIDE, "chain": TokenTree.chain([5, 6, 7]), "empty": EMPTY}
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_tree_logits_are_those_of_each_path_alone(tree):
     assert tree_gap(double(small_model()), tree) < 1e-5  # the norms are computed in fp32
     assert tree_gap(small_model(), tree) < 1e-4
 
 
-def test_positions_by_index_would_be_seen(monkeypatch):
+@pytest.mark.parametrize("tree", [BRANCHING, WIDE], ids=["fused", "kernel"])
+def test_positions_by_index_would_be_seen(tree, monkeypatch):
     monkeypatch.setattr(TokenTree, "depths", property(lambda tree: tuple(range(1, 1 + len(tree)))))
-    assert tree_gap(small_model(), BRANCHING) > 1e-2
+    assert tree_gap(small_model(), tree) > 1e-2
 
 
-def test_siblings_that_see_each_other_would_be_seen(monkeypatch):
+@pytest.mark.parametrize("tree", [BRANCHING, WIDE], ids=["fused", "kernel"])
+def test_siblings_that_see_each_other_would_be_seen(tree, monkeypatch):
     monkeypatch.setattr(TokenTree, "masks", lambda tree: torch.tensor([(2 << i) - 1 for i in range(len(tree) + 1)]))
-    assert tree_gap(small_model(), BRANCHING) > 1e-2
+    monkeypatch.setattr(TokenTree, "runs", property(lambda tree: [[(0, i + 1)] for i in range(len(tree) + 1)]))
+    assert tree_gap(small_model(), tree) > 1e-2
 
 
 # ---------------------------------------------------------------- greedy: token for token

@@ -75,6 +75,16 @@ class TokenTree:
         """int64 [1 + N], the root first: bit j of mask i says that the pass's token i sees its token j."""
         return ancestor_masks([-1, *(parent + 1 for parent in self.parents)])
 
+    @cached_property
+    def runs(self) -> list[list[tuple[int, int]]]:
+        """What `masks` says, as ranges [start, stop) of the pass's tokens; the first range begins with the root."""
+        runs = [[(0, 1)]]
+        for node, parent in enumerate(self.parents):
+            *before, (start, stop) = runs[parent + 1]
+            own = node + 1
+            runs.append([*before, (start, own + 1)] if stop == own else [*before, (start, stop), (own, own + 1)])
+        return runs
+
     def path(self, node: int) -> tuple[int, ...]:
         """The nodes from the root's child down to `node`; none for `ROOT`."""
         path: list[int] = []

@@ -23,10 +23,17 @@ Watch = Callable[[Tensor, Step], None]
 
 @dataclass(frozen=True)
 class _Planted:
-    """The drafts of one pass: tree masks int64 [B, T], positions int32 [B, T], and whether each is a chain."""
+    """The drafts of one pass: tree masks int64 [B, T], positions int32 [B, T], and whether each is a chain.
+
+    `lengths` and `counts` int32 [B] are the tokens before the pass and in it. `visible` int32 [B*T, n, 3] says what the
+    masks say as spans of slots; it is there for trees without padding.
+    """
 
     masks: Tensor
     positions: Tensor
+    visible: Tensor | None
+    lengths: Tensor
+    counts: Tensor
     chains: bool
 
 
@@ -48,21 +55,35 @@ class TreeAttention(DenseAttention):
         """The next pass holds, row by row, the root and the nodes of a tree; `None` is a row that has ended."""
         if not self._prompt:
             self._prompt = list(cache.lengths)
-        width = 1 + max(len(tree) for tree in trees if tree is not None)
+        counts = [0 if tree is None else 1 + len(tree) for tree in trees]
+        width = max(counts)
         masks, depths = torch.zeros(len(trees), width, dtype=torch.int64), list[list[int]]()
         for row, tree in enumerate(trees):
             own = (-1,) if tree is None else (0, *tree.depths)
             depths.append([*own, *own[-1:] * (width - len(own))])  # padding repeats: there may be no table beyond
             if tree is not None:
                 masks[row, : len(own)] = tree.masks()
-        positions = torch.tensor(depths, dtype=torch.int32) + torch.tensor(cache.lengths, dtype=torch.int32)[:, None]
-        self._planted = _Planted(masks, positions, all(tree is None or tree.is_chain for tree in trees))
+        lengths = torch.tensor(cache.lengths, dtype=torch.int32)
+        chains = all(tree is None or tree.is_chain for tree in trees)
+        self._planted = _Planted(
+            masks=masks,
+            positions=torch.tensor(depths, dtype=torch.int32) + lengths[:, None],
+            visible=_visible(cache.lengths, trees) if not chains and min(counts) == width else None,
+            lengths=lengths,
+            counts=torch.tensor(counts, dtype=torch.int32),
+            chains=chains,
+        )
 
     def plain(self, step: Step) -> Tables | None:
-        """Chains and prompts are, unless somebody looks on."""
-        watched = self._watch is not None or self._counter is not None
-        branching = self._planted is not None and not self._planted.chains
-        return None if watched or branching else super().plain(step)
+        """Prompts and chains are, and trees without padding, unless somebody looks on."""
+        planted = self._planted
+        if self._watch is not None or self._counter is not None:
+            return None
+        if planted is not None and not planted.chains:
+            if planted.visible is None:
+                return None
+            step.positions, step.visible = planted.positions, planted.visible
+        return super().plain(step)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         planted = self._planted
@@ -72,7 +93,7 @@ class TreeAttention(DenseAttention):
             return super().__call__(layer, q, k, v, step)
         store_rotated(layer, q, k, v, *self.tables(layer, step.seen), planted.positions, step)
         out, _ = tree_attention(
-            q, step.cache.keys[layer], step.cache.values[layer], planted.masks, step.starts, step.counts,
+            q, step.cache.keys[layer], step.cache.values[layer], planted.masks, planted.lengths, planted.counts,
             scale=self.config.scale, softcap=self.config.attention_softcap,
         )  # fmt: skip
         return out
@@ -94,6 +115,16 @@ class TreeAttention(DenseAttention):
                         layer, seen, self._prompt[row], seen, seen, seen, seen, read, index_bytes=0, copy_bytes=0
                     )
                 )
+
+
+def _visible(lengths: Sequence[int], trees: Sequence[TokenTree | None]) -> Tensor:
+    """Spans int32 [B*T, n, 3] of what every token of a pass sees: the prefix, its ancestors and itself."""
+    rows: list[list[tuple[int, int, int]]] = []
+    for length, tree in zip(lengths, trees, strict=True):
+        for (_, first), *others in tree.runs if tree is not None else ():
+            rows.append([(0, length + first, 0), *((length + start, length + stop, 0) for start, stop in others)])
+    most = max(map(len, rows))
+    return torch.tensor([[*row, *[(0, 0, 0)] * (most - len(row))] for row in rows], dtype=torch.int32)
 
 
 def commit(cache: KVCache, starts: Sequence[int], paths: Sequence[Sequence[int] | None]) -> None:
