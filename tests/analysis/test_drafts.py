@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analysis.drafts import draft_metrics, expected_tokens, predicted_speedup
+from analysis.placement import _pass_ms
 from tests.analysis.factory import sample
 from workloads.schema import DraftFigures
 
@@ -34,6 +35,15 @@ def test_without_drafts_there_are_no_figures():
 def test_a_drafted_sample_survives_the_store():
     one = drafted()
     assert type(one).model_validate_json(one.model_dump_json()) == one
+
+
+def test_a_round_is_timed_as_a_pass_not_as_its_tokens():
+    """Else a method that emits three tokens per pass would seem to read three times as many bytes per second."""
+    plain = sample(gaps=[10.0] * 30)
+    quick = plain.model_copy(update={"drafts": drafted(rounds=10, emitted=30).drafts})
+    assert _pass_ms("decode", [plain]) == pytest.approx(10.0)
+    assert _pass_ms("decode", [quick]) == pytest.approx(30.0)
+    assert _pass_ms("prefill", [quick]) == _pass_ms("prefill", [plain])
 
 
 def test_tokens_of_a_chain_with_independent_acceptance():
