@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from analysis import statistics
+from analysis.drafts import draft_metrics
 from analysis.metrics import Metrics, kv_metrics, latency_metrics, prefill_density, throughput_metrics
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
@@ -203,6 +204,7 @@ def _group_metrics(units: Sequence[UnitResult], ceilings: Ceilings | None) -> Me
         **throughput_metrics([timed_samples(unit) for unit in stable]),
         **_mean_score(units),
         **kv_metrics([sample for unit in units for sample in unit.kv]),
+        **draft_metrics(samples),
         "prefill_density": prefill_density(units),
         **placement_metrics([placements(unit, ceilings) for unit in stable]),
         "process_peak_bytes": float(max(memory)) if memory else None,

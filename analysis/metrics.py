@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import statistics
+from analysis.drafts import draft_metrics
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
 from analysis.samples import request_scores, timed_samples, times_ms
@@ -40,6 +41,7 @@ def unit_metrics(unit: UnitResult, ceilings: Ceilings | None = None) -> Metrics:
         **throughput_metrics([timed]),
         **score_metrics(unit.samples),
         **kv_metrics(unit.kv),
+        **draft_metrics(timed),
         "prefill_density": prefill_density([unit]),
         **_memory_metrics(unit),
         "joules_per_token": _joules_per_token(unit, timed),

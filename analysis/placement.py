@@ -124,10 +124,16 @@ def _place(
 
 
 def _pass_ms(phase: Phase, samples: Sequence[Sample]) -> float | None:
-    """Median time of a pass: TTFT for a prefill, TPOT for a decode step."""
+    """Median time of a pass: TTFT for a prefill; TPOT for a decode step, or for a round the time of all its tokens."""
     if phase == "prefill":
         return statistics.median([sample.ttft_ms for sample in samples])
-    return statistics.median([value for value in map(tpot_ms, samples) if value is not None])
+    return statistics.median([value for value in map(_decode_pass_ms, samples) if value is not None])
+
+
+def _decode_pass_ms(sample: Sample) -> float | None:
+    if sample.drafts is None:
+        return tpot_ms(sample)
+    return (sample.e2el_ms - sample.ttft_ms) / sample.drafts.rounds if sample.drafts.rounds else None
 
 
 def _predicted_seconds(ops: Sequence[OpCount], machine: Machine) -> tuple[float, float]:

@@ -92,11 +92,24 @@ METHODS = Registry(
             "distilled adapters end chunks and choose among them (2510.02361)",
         ),
         Entry(
+            "draft_model",
+            "suite.methods.decoding.draft_model:DraftModelSpeculation",
+            "control",
+            "a smaller model, or the target without some layers, drafts a chain (2211.17192, control)",
+        ),
+        Entry(
             "longheads",
             "suite.methods.attention.longheads:LongHeads",
             "attention",
             "every head picks its chunks, inside the trained window (2402.10685)",
         ),
+        Entry(
+            "lookahead",
+            "suite.methods.decoding.lookahead:Lookahead",
+            "decoding",
+            "draft trees from a trie of prompts and answers, verified in one pass (2312.12728)",
+        ),
+        Entry("ngram", "suite.methods.decoding.ngram:Ngram", "control", "prompt lookup, 8 tokens behind 2 (control)"),
         Entry(
             "oracle",
             "suite.methods.attention.controls:Oracle",
@@ -123,6 +136,7 @@ METHODS = Registry(
 WORKLOADS = Registry(
     "workload",
     (
+        Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
             "humaneval-infill",
@@ -142,6 +156,7 @@ WORKLOADS = Registry(
         Entry(
             "perplexity", "workloads.perplexity:Perplexity", "language", "nats per token of any text, teacher-forced"
         ),
+        Entry("rag-copy", "workloads.rag_copy:RagCopy", "language", "quote two or three of eight facts"),
         Entry("recall", "workloads.recall:Recall", "lab", "key-value recall in the lab model's vocabulary"),
         Entry("ruler", "workloads.ruler:Ruler", "long context", "13 tasks at one length (2404.06654)"),
         Entry("serving", "workloads.serving:Serving", "serving", "prompts and answers of drawn lengths, or ShareGPT's"),
@@ -212,6 +227,12 @@ EXPERIMENTS = Registry(
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",
             "recall and cost against length",
+        ),
+        Entry(
+            "lookahead",
+            "suite.experiments.lookahead:LookaheadExperiment",
+            "decoding",
+            "losslessness, speed on copied and on open text, tries and modes, cost model",
         ),
         Entry(
             "qwen2_5_1m",

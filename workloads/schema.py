@@ -94,6 +94,26 @@ class KVFigures:
 
 
 @dataclass(frozen=True)
+class DraftFigures:
+    """Draft-and-verify figures of one completion (`_speculative.md` section 1). Prefill and its token are left out.
+
+    `rounds` passes of the target emitted `emitted` tokens; of `drafted` tokens (nodes of a tree) it took `accepted`,
+    those behind an end not counted. `offered_at[k]` is the number of rounds that came to draft position k + 1, the ones
+    before it accepted, and had a token there; in `accepted_at[k]` of them it was taken. `draft_ns` of the `decode_ns`
+    went into drafting (of a batch: of the rounds in which this request took part).
+    """
+
+    rounds: int
+    emitted: int
+    drafted: int
+    accepted: int
+    offered_at: tuple[int, ...]
+    accepted_at: tuple[int, ...]
+    draft_ns: int
+    decode_ns: int
+
+
+@dataclass(frozen=True)
 class Completion:
     """What came back for a request. Times are `time.perf_counter_ns()` values (monotonic, nanoseconds).
 
@@ -108,6 +128,7 @@ class Completion:
     stop_reason: StopReason
     cost: CostLedger
     kv: KVFigures | None = None
+    drafts: DraftFigures | None = None
     target_logprobs: tuple[float, ...] = ()
     notes: tuple[str, ...] = field(default=())
 

@@ -54,17 +54,19 @@ class LayerStack:
     def run(self, x: Tensor, caches: Caches, tables: Tables, tokens: NewTokens) -> None:
         """x [N, hidden] through all layers, in place; keys and values of the new tokens go into the caches.
 
-        Query row i sees the tokens up to its own slot, of its cache row, or the last `window` of them.
+        Query row i sees the tokens up to its own slot, of its cache row, or the last `window` of them; or its spans.
         """
         if counting.active is not None:
-            layer_costs(self.shape, self.layers, x, tokens.slots, ("project", "attend", "finish"))
+            layer_costs(self.shape, self.layers, x, tokens, ("project", "attend", "finish"))
         function = self._function(x)
         if function is None:
             return reference.run(self.shape, self.layers, x, caches, tables, tokens)
         self._point_at(caches, tables)
         rows, slots, positions = (as_int32(part) for part in (tokens.rows, tokens.slots, tokens.positions))
         strides = caches.keys[0].stride()
-        where = torch.tensor([rows.data_ptr(), slots.data_ptr(), positions.data_ptr(), strides[0], strides[1]])
+        spans = None if tokens.spans is None else as_int32(tokens.spans)
+        seen = (0, 0) if spans is None else (spans.data_ptr(), spans.shape[1])
+        where = torch.tensor([rows.data_ptr(), slots.data_ptr(), positions.data_ptr(), strides[0], strides[1], *seen])
         scratch = self._buffers(x)
         self._call(0, len(self.layers), _PROJECT | _ATTEND | _FINISH, scratch.at(x), where.data_ptr(), x)
         return None

@@ -48,15 +48,33 @@ def widened(layer: LayerWeights) -> LayerWeights:
     return dataclasses.replace(layer, **tensors)
 
 
-def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bool = False) -> Case:
+def in_turn(rows: int, past: int) -> NewTokens:
+    """New tokens of two cache rows in turn, each of which sees all before it."""
+    slots = past + torch.arange(rows) // 2
+    return NewTokens(torch.arange(rows) % 2, slots, slots + 3)
+
+
+def in_a_tree(rows: int, past: int) -> NewTokens:
+    """A draft tree in the second cache row: token i follows token (i - 1) // 2, and sees no sibling."""
+    depths = [(i + 1).bit_length() - 1 for i in range(rows)]
+    spans = torch.zeros(rows, max(depths) + 2, 3, dtype=torch.int32)  # spans without a token among them
+    spans[:, 0, 1] = past
+    for row, depth in enumerate(depths):
+        node = row
+        for place in range(depth + 1):
+            spans[row, place + 1, :2] = past + torch.tensor([node, node + 1])
+            node = (node - 1) // 2
+    slots = past + torch.arange(rows)
+    return NewTokens(torch.ones(rows, dtype=torch.int32), slots, past + torch.tensor(depths), spans)
+
+
+def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bool = False, tree: bool = False) -> Case:
     """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN."""
 
     def make(dtype: torch.dtype) -> Trial:
         layers = [weights_of(shape, dtype, extras=extras, window=40 * extras * i) for i in range(2)]
         x = torch.randn(rows, shape.hidden).to(dtype)
-        cache_rows = torch.arange(rows) % 2
-        slots = past + torch.arange(rows) // 2
-        tokens = NewTokens(cache_rows, slots, slots + 3)
+        tokens = in_a_tree(rows, past) if tree else in_turn(rows, past)
         stored = poisoned(2, 2, 2, shape.kv_heads, past + rows + 4, shape.head_dim, dtype=dtype)
         stored[..., :past, :] = torch.randn(2, 2, 2, shape.kv_heads, past, shape.head_dim).to(dtype)
         angles = [tables(past + rows + 9, shape.head_dim)] * 2
@@ -130,9 +148,16 @@ CASES = [
     layer_case("small-7", SMALL, 7, 63),
     layer_case("gemma-1", GEMMA, 1, 100, extras=True),
     layer_case("gemma-16", GEMMA, 16, 63, extras=True),
+    layer_case("tree-smollm2-9", SMOLLM2, 9, 100, tree=True),
+    layer_case("tree-small-6-empty", SMALL, 6, 0, tree=True),
+    layer_case("tree-gemma-16", GEMMA, 16, 63, extras=True, tree=True),
     split_case("small-3", SMALL, 3),
     split_case("gemma-1", GEMMA, 1, extras=True),
 ]
-TEAM_CASES = [layer_case("team-smollm2-3", SMOLLM2, 3, 500), layer_case("team-gemma", GEMMA, 2, 9, extras=True)]
+TEAM_CASES = [
+    layer_case("team-smollm2-3", SMOLLM2, 3, 500),
+    layer_case("team-gemma", GEMMA, 2, 9, extras=True),
+    layer_case("team-tree", SMOLLM2, 6, 500, tree=True),
+]
 SMALL_CASES: list[Case] = []  # no Triton kernel: on a GPU the separate kernels serve
 SPEED_CASES = [speed_case("smollm2-1K", SMOLLM2, 1024, 30), speed_case("smollm2-8K", SMOLLM2, 8192, 30)]

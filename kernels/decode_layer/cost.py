@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels import counting
 from kernels.cost import Cost
-from kernels.decode_layer.weights import LayerShape, LayerWeights
+from kernels.decode_layer.weights import LayerShape, LayerWeights, NewTokens
 from kernels.flash_decode.cost import flash_decode_cost
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
 from kernels.rms_norm.cost import rms_norm_cost
@@ -16,15 +16,15 @@ from kernels.rope.cost import append_cost, rotate_cost
 
 
 def layer_costs(
-    shape: LayerShape, layers: Sequence[LayerWeights], x: Tensor, slots: Tensor | None, parts: Sequence[str]
+    shape: LayerShape, layers: Sequence[LayerWeights], x: Tensor, tokens: NewTokens | None, parts: Sequence[str]
 ) -> None:
-    """Records the parts "project", "attend" (which needs `slots` [N]) and "finish" of layers over x [N, hidden]."""
+    """Records the parts "project", "attend" (which needs `tokens`) and "finish" of layers over x [N, hidden]."""
     rows, element = x.shape[0], x.element_size()
     for layer in layers:
         if "project" in parts:
             _record(_project(shape, layer, rows, element))
-        if "attend" in parts and slots is not None:
-            _record(_attend(shape, layer, slots, element))
+        if "attend" in parts and tokens is not None:
+            _record(_attend(shape, layer, tokens, element))
         if "finish" in parts:
             _record(_finish(shape, layer, rows, element))
 
@@ -43,13 +43,20 @@ def _project(shape: LayerShape, layer: LayerWeights, rows: int, element: int) ->
             yield "rms_norm", rms_norm_cost(rows * heads, shape.head_dim, element)
 
 
-def _attend(shape: LayerShape, layer: LayerWeights, slots: Tensor, element: int) -> Iterator[tuple[str, Cost]]:
-    rows, H, G, D = len(slots), shape.heads, shape.kv_heads, shape.head_dim
-    seen = slots + 1
-    tokens = int((seen.clamp(max=layer.window) if layer.window else seen).sum())
+def _attend(shape: LayerShape, layer: LayerWeights, tokens: NewTokens, element: int) -> Iterator[tuple[str, Cost]]:
+    rows, H, G, D = len(tokens.slots), shape.heads, shape.kv_heads, shape.head_dim
+    spans = 1 if tokens.spans is None else tokens.spans.shape[1]
     yield "rope", rotate_cost(rows, H + G, D, element)
     yield "kv_append", append_cost(rows, G, D, element)
-    yield "flash_decode", flash_decode_cost(tokens, 1, rows, H, G, D, element)
+    yield "flash_decode", flash_decode_cost(_seen(layer, tokens), 1, rows, H, G, D, element, span_count=spans)
+
+
+def _seen(layer: LayerWeights, tokens: NewTokens) -> int:
+    """Slots read, summed over the query rows."""
+    if tokens.spans is not None:
+        return int((tokens.spans[..., 1] - tokens.spans[..., 0]).sum())
+    seen = tokens.slots + 1
+    return int((seen.clamp(max=layer.window) if layer.window else seen).sum())
 
 
 def _finish(shape: LayerShape, layer: LayerWeights, rows: int, element: int) -> Iterator[tuple[str, Cost]]:

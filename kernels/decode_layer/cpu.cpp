@@ -49,10 +49,13 @@ template <class T> struct Buffers {
     float *lse;   // [rows][H]
 };
 
-// Where the new tokens go: batch row, slot and position of each; strides of the caches.
+// Where the new tokens go: batch row, slot and position of each; strides of the caches. What each sees in all layers is
+// in `spans` [rows][span_count]; without them it is everything up to itself, or a window of that.
 struct Tokens {
     const int32_t *cache_rows, *slots, *positions;
     int64_t cache_outer, cache_inner;
+    const Span *spans;
+    int64_t span_count;
 };
 
 template <class T> class Pass {
@@ -173,19 +176,22 @@ template <class T> struct Attention {
     Attention(const Layer<T> *layers, int64_t count, const Shape &shape, const Reals &reals,
               const Buffers<T> &buffers, const Tokens &tokens, int64_t rows, int64_t threads) {
         std::vector<int64_t> windows, kind(count);
+        const bool given = tokens.spans != nullptr;
         for (int64_t i = 0; i < count; ++i) {
-            kind[i] = std::find(windows.begin(), windows.end(), layers[i].window) - windows.begin();
-            if (kind[i] == (int64_t)windows.size()) windows.push_back(layers[i].window);
+            const int64_t window = given ? 0 : layers[i].window;
+            kind[i] = std::find(windows.begin(), windows.end(), window) - windows.begin();
+            if (kind[i] == (int64_t)windows.size()) windows.push_back(window);
         }
-        for (int64_t window : windows) spans.push_back(causal(window, tokens, rows));
+        if (!given)
+            for (int64_t window : windows) spans.push_back(causal(window, tokens, rows));
         const int64_t width = (shape.heads + 2 * shape.kv_heads) * shape.dim;
         for (int64_t i = 0; i < count; ++i)
             problems.push_back({{buffers.qkv, width, shape.dim},
                                 {layers[i].keys, tokens.cache_outer, tokens.cache_inner},
                                 {layers[i].values, tokens.cache_outer, tokens.cache_inner},
-                                spans[kind[i]].data(), 1, 1, tokens.cache_rows, nullptr, nullptr, reals.scale,
-                                reals.softcap, buffers.attended, buffers.lse, rows, shape.heads, shape.kv_heads,
-                                shape.dim});
+                                given ? tokens.spans : spans[kind[i]].data(), 1, given ? tokens.span_count : 1,
+                                tokens.cache_rows, nullptr, nullptr, reals.scale, reals.softcap, buffers.attended,
+                                buffers.lse, rows, shape.heads, shape.kv_heads, shape.dim});
         kinds.reserve(windows.size());
         for (int64_t k = 0; k < (int64_t)windows.size(); ++k)
             kinds.emplace_back(problems[std::find(kind.begin(), kind.end(), k) - kind.begin()], threads);

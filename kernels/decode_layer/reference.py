@@ -22,7 +22,7 @@ def run(
         q, k, v = heads_of(shape, project(shape, layer, x))
         rope.apply(q, k, cos, sin, tokens.positions)
         rope.append(k, v, keys, values, tokens.rows, tokens.slots)
-        spans = causal(tokens, layer.window)
+        spans = causal(tokens, layer.window) if tokens.spans is None else tokens.spans[:, None]
         attended, _ = attention.flash_decode(
             q, keys, values, spans, tokens.rows, scale=shape.scale, softcap=shape.softcap
         )

@@ -72,8 +72,13 @@ class Caches:
 
 @dataclass(frozen=True)
 class NewTokens:
-    """Where query row i belongs: cache row, slot in it, position in the text; integers [N]."""
+    """Where query row i belongs: cache row, slot in it, position in the text; integers [N].
+
+    `spans` int32 [N, n, 3]: in every layer it sees the slots [start, stop) of its n spans (the third column is free),
+    the nodes of a draft tree for instance; without them everything up to its own slot.
+    """
 
     rows: Tensor
     slots: Tensor
     positions: Tensor
+    spans: Tensor | None = None

@@ -258,6 +258,7 @@ def sample(request: Request, completion: Completion, meter: RequestMeter, repeat
         itl_ms=tuple((b - a) / 1e6 for a, b in itertools.pairwise(stamps)),
         e2el_ms=(stamps[-1] - start_ns) / 1e6,
         score=None,
+        drafts=completion.drafts,
         metadata=request.metadata,
         notes=completion.notes,
     )

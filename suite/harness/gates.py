@@ -70,14 +70,24 @@ class Gates:
             return tuple(gates)
         gates.append(self._short(contender))
         if contender.method.card.lossless:
-            gates.append(same_tokens("lossless", "dense", first, self._dense(self._requests.long)))
+            gates.append(self._lossless(contender, first))
         return tuple(gates)
 
     def _short(self, contender: Contender) -> Gate:
-        """Dense tokens on a short request; another one may stand where dense itself cannot tell the two apart."""
         request = self._requests.short
-        got, expected = _tokens(contender, request), self._dense(request)
-        gate = same_tokens("short", "dense on a short request", got, expected)
+        return self._alike("short", "dense on a short request", request, _tokens(contender, request), contender)
+
+    def _lossless(self, contender: Contender, first: tuple[int, ...]) -> Gate:
+        return self._alike("lossless", "dense", self._requests.long, first, contender)
+
+    def _alike(self, name: str, other: str, request: Request, got: Sequence[int], contender: Contender) -> Gate:
+        """Dense tokens; another one may stand where dense itself cannot tell the two apart.
+
+        A pass over several tokens adds up in another order than one over a single token: even a lossless method may
+        turn a tie (`_speculative.md` section 5).
+        """
+        expected = self._dense(request)
+        gate = same_tokens(name, other, got, expected)
         if gate.passed:
             return gate
         index = _first_difference(got, expected)
@@ -86,7 +96,7 @@ class Gates:
         ]
         gap = choices[0] - choices[1]
         if math.isfinite(gap) and gap <= TIE_NATS[contender.model.dtype]:
-            return Gate(name="short", passed=True, detail=f"{gate.detail}: a tie, {gap:.3f} nats apart for dense")
+            return Gate(name=name, passed=True, detail=f"{gate.detail}: a tie, {gap:.3f} nats apart for dense")
         return gate
 
     def _log_probability(self, request: Request, ids: Sequence[int]) -> float:

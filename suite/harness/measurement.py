@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from suite.spec import RunSpec
+from workloads.schema import DraftFigures
 
 Status = Literal["ok", "unstable", "gated", "failed"]
 Phase = Literal["prefill", "decode"]
@@ -71,6 +72,7 @@ class Sample(Record):
     itl_ms: tuple[float, ...]
     e2el_ms: float
     score: float | None
+    drafts: DraftFigures | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

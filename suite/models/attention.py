@@ -29,12 +29,14 @@ class Step:
     """One forward pass over a ragged batch: row b brings `counts[b]` <= T new tokens after `cache.lengths[b]` old ones.
 
     Rows are padded on the right; what the padding computes is never read. It repeats the row's last slot and position,
-    because beyond those there may be no cache and no rotary table.
+    because beyond those there may be no cache and no rotary table. An attention that answers `plain` may place tokens
+    otherwise: give them `positions`, and in `visible` int32 [B*T, n, 3] the slots [start, stop) each of them sees.
     """
 
     cache: KVCache
     counts: Sequence[int]
     width: int
+    visible: Tensor | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -108,7 +110,7 @@ class Attention(Protocol):
         ...
 
     def plain(self, step: Step) -> Tables | None:
-        """Each layer's rotary tables if this pass is ordinary causal attention over everything stored, else None.
+        """Each layer's rotary tables if this pass is ordinary attention to the same slots in all layers, else None.
 
         Then the decoder may run it in one call for all layers, and `__call__` and `observe` are left out.
         """

@@ -192,7 +192,8 @@ class Decoder(nn.Module):
         tables = attention.plain(step)
         if tables is not None:
             caches = Caches(step.cache.keys, step.cache.values)
-            stack.run(flat, caches, tables, NewTokens(step.rows, step.slots.flatten(), step.positions.flatten()))
+            new = NewTokens(step.rows, step.slots.flatten(), step.positions.flatten(), step.visible)
+            stack.run(flat, caches, tables, new)
             return x
         sizes = [self.config.heads, self.config.kv_heads, self.config.kv_heads]
         for layer in range(len(self.layers)):

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from suite.models.attention import Attention
 from suite.models.cache import KVCache
+from suite.models.decoder import Decoder
 from suite.models.language_model import EncodedPrompt, LanguageModel
 from suite.models.sampling import Sampler
 from suite.models.stops import cut_at_stop
-from workloads.schema import Completion, CostLedger, Request, StopReason
+from workloads.schema import Completion, CostLedger, DraftFigures, Request, StopReason
 
 PREFILL_CHUNK = 512  # tokens per prefill pass: enough rows for a full-speed matrix product, little scratch memory
 
@@ -108,7 +109,7 @@ def generate(
     slots = [Slot(request, model.encode(request), model.config.eos_ids) for request in requests]
     for _ in steps(model, attention, slots, meter, prefill_chunk):
         pass
-    yield from (_completion(model, slot, meter) for slot in slots)
+    yield from (completion(model, slot, meter) for slot in slots)
 
 
 def steps(
@@ -124,7 +125,7 @@ def steps(
     with torch.inference_mode():
         meter.phase("prefill")
         _read_questions(model, attention, slots, meter)
-        logits = _prefill(model, attention, cache, slots, meter, prefill_chunk)
+        logits = prefill(model.decoder, attention, cache, [slot.prompt.ids for slot in slots], meter, prefill_chunk)
         meter.phase("decode")
         while _take(model, sampler(logits), logits, slots, meter):
             yield
@@ -151,25 +152,33 @@ def _read_questions(model: LanguageModel, attention: Attention, slots: Sequence[
             model.decoder(torch.tensor([ids]), model.decoder.new_cache(1, len(ids)), reader)
 
 
-def _prefill(
-    model: LanguageModel, attention: Attention, cache: KVCache, slots: Sequence[Slot], meter: Meter, chunk: int
+def prefill(
+    decoder: Decoder,
+    attention: Attention,
+    cache: KVCache,
+    prompts: Sequence[Sequence[int]],
+    meter: Meter | None,
+    chunk: int = PREFILL_CHUNK,
 ) -> Tensor:
     """Feeds all prompts in ragged chunks; returns the logits [B, vocab] after each prompt's last token."""
-    prompts = [slot.prompt.ids for slot in slots]
     sizes = [pass_tokens(len(ids), chunk) for ids in prompts]
-    logits = torch.empty(len(slots), model.config.vocab)
+    logits = torch.empty(len(prompts), decoder.config.vocab)
     for turn in range(max(-(-len(ids) // size) for ids, size in zip(prompts, sizes, strict=True))):
         pieces = [ids[turn * size : (turn + 1) * size] for ids, size in zip(prompts, sizes, strict=True)]
         counts = [len(piece) for piece in pieces]
-        tokens = torch.zeros(len(slots), max(counts), dtype=torch.long)
-        for row, piece in enumerate(pieces):
-            tokens[row, : len(piece)] = torch.tensor(piece)
-        meter.step(sum(counts), max(cache.seen) + max(counts))
-        fresh = model.decoder(tokens, cache, attention, counts)
+        if meter is not None:
+            meter.step(sum(counts), max(cache.seen) + max(counts))
+        fresh = decoder(padded(pieces), cache, attention, counts)
         for row, count in enumerate(counts):
             if count:
                 logits[row] = fresh[row]
     return logits
+
+
+def padded(pieces: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids of a ragged batch as [B, T], filled up with zeros on the right."""
+    width = max(map(len, pieces))
+    return torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces])
 
 
 def pass_tokens(length: int, most: int) -> int:
@@ -187,12 +196,23 @@ def _take(model: LanguageModel, drawn: Sequence[int], logits: Tensor, slots: Seq
             continue
         token = drawn[row]
         if slot.prompt.target_ids:
-            token = slot.prompt.target_ids[len(slot.tokens)]
-            slot.logprobs.append(float(logits[row].log_softmax(dim=-1)[token]))
-        meter.token(slot.request.id, token)
-        slot.tokens.append(token)
-        slot.stop_reason = _stopped(model, slot)
+            token = score_target(slot, logits[row])
+        give(model, slot, token, meter)
     return any(slot.stop_reason is None for slot in slots)
+
+
+def score_target(slot: Slot, logits: Tensor) -> int:
+    """The next token of a teacher-forced request; notes what the logits [vocab] give to it."""
+    token = slot.prompt.target_ids[len(slot.tokens)]
+    slot.logprobs.append(float(logits.log_softmax(dim=-1)[token]))
+    return token
+
+
+def give(model: LanguageModel, slot: Slot, token: int, meter: Meter) -> None:
+    """Hands a running request its next token, and ends it there if that is its last one."""
+    meter.token(slot.request.id, token)
+    slot.tokens.append(token)
+    slot.stop_reason = _stopped(model, slot)
 
 
 def _stopped(model: LanguageModel, slot: Slot) -> StopReason | None:
@@ -222,8 +242,16 @@ def _text(model: LanguageModel, slot: Slot) -> str:
     return cut_at_stop(text, slot.request.stop)
 
 
-def _completion(model: LanguageModel, slot: Slot, meter: Meter) -> Completion:
+def completion(
+    model: LanguageModel,
+    slot: Slot,
+    meter: Meter,
+    cost: CostLedger | None = None,
+    drafts: DraftFigures | None = None,
+) -> Completion:
+    """What a request that has ended came to; without a ledger every token was a pass of its own."""
     start_ns, token_ns = meter.times(slot.request.id)
+    plain = CostLedger(len(slot.prompt.ids), len(slot.tokens), sequential_depth=len(slot.tokens))
     return Completion(
         request_id=slot.request.id,
         token_ids=tuple(slot.tokens),
@@ -231,7 +259,8 @@ def _completion(model: LanguageModel, slot: Slot, meter: Meter) -> Completion:
         start_ns=start_ns,
         token_ns=token_ns,
         stop_reason=slot.stop_reason or "length",
-        cost=CostLedger(len(slot.prompt.ids), len(slot.tokens), sequential_depth=len(slot.tokens)),
+        cost=cost or plain,
+        drafts=drafts,
         target_logprobs=tuple(slot.logprobs),
         notes=slot.prompt.notes,
     )

@@ -163,6 +163,7 @@ class Scorer:
         return [Completion("r", ids, "", 0, (), "length", CostLedger(1, 1), target_logprobs=scores)]
 
 
+@pytest.mark.parametrize("name", ["short", "lossless"])
 @pytest.mark.parametrize(
     ("scores", "dtype", "passed"),
     [
@@ -173,12 +174,13 @@ class Scorer:
     ],
     ids=["a tie", "no tie", "fp32 has none", "another token"],
 )
-def test_a_short_request_may_differ_where_dense_has_a_tie(scores: dict[int, float], dtype: str, passed: bool) -> None:
+def test_tokens_may_differ_where_dense_has_a_tie(scores: dict[int, float], dtype: str, passed: bool, name: str) -> None:
     dense, method = Scorer((1, 2, 3, 4), scores), Scorer((1, 7, 3, 4), {})
     method.model.dtype = dtype
     requests = GateRequests.of(next(support.Tasks().requests("a", 1, 0)), dense.model)
-    gate = Gates(requests, dense)._short(method)  # type: ignore[arg-type]
-    assert gate.passed == passed
+    gates: Any = Gates(requests, dense)  # type: ignore[arg-type]
+    gate = gates._short(method) if name == "short" else gates._lossless(method, method.tokens)
+    assert (gate.name, gate.passed) == (name, passed)
     assert "token 1 of 4 is 7" in gate.detail
 
 

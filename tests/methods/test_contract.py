@@ -1,4 +1,4 @@
-"""What every registered attention method must hold: the suite a new method inherits by being registered."""
+"""What every registered method must hold: the suite a new method inherits by being registered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from suite.harness.meter import CountingMeter, RequestMeter
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.base import Method
+from suite.methods.decoding.base import DecodingMethod
 from suite.models.attention import DenseAttention
 from suite.models.language_model import LanguageModel
 from suite.registry import METHODS
@@ -17,8 +18,9 @@ from tests.methods.support import CONFIG, logits_of, selected, tiny_model
 from workloads.schema import Request
 
 BUDGET = 64
-NAMES = [name for name, entry in METHODS.items() if entry.family in ("attention", "control")]
-SELECTING = [name for name in NAMES if name != "dense"]
+NAMES = list(METHODS)
+DRAFTING = [name for name in NAMES if issubclass(METHODS.load(name), DecodingMethod)]
+SELECTING = [name for name in NAMES if issubclass(METHODS.load(name), AttentionMethod)]
 LONG = {"dhsa_block": 8 * BUDGET}
 """Prompt tokens beyond which a method is not dense, where 4 BUDGET do not suffice: here the first and the last 128
 queries read everything."""
@@ -133,13 +135,17 @@ def test_bf16_runs_and_stays_finite(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_retention_is_counted_by_its_definition(name):
-    """Dense reads and stores everything; a selecting method reads its budget (up to g times as a union), no more."""
+    """Dense reads and stores everything, and so does a round of a drafting method, whatever it drafts.
+
+    A selecting method reads its budget (up to g times as a union), no more.
+    """
     meter = CountingMeter(CONFIG.kv_bytes_per_token(4))
     complete(name, [request("a", 240, new=10)], meter=meter)
     kv = meter.kv_samples()[0]
     if name not in ACTING["decode"]:
         assert kv.selected_retention == kv.stored_retention == 1.0
         assert kv.read_bytes_per_step == pytest.approx(kv.full_bytes, rel=0.05)
+        assert kv.resident_bytes >= kv.full_bytes
         return
     per_head = BUDGET / 245
     assert kv.selected_retention_per_query_head == pytest.approx(per_head, rel=0.15)
@@ -180,6 +186,35 @@ def test_attention_work_of_prefill_falls_below_the_dense_one(name):
         return sum(counter.costs[kind].flops for kind in kinds if kind in counter.costs)
 
     assert flops(name) < 0.6 * flops("dense")
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+@pytest.mark.parametrize("rules", [{}, {"temperature": 0.8, "top_p": 0.9, "seed": 5}], ids=["greedy", "sampled"])
+def test_a_draft_changes_nothing_but_the_passes(name, rules):
+    """Greedy text is dense's; sampled text does not depend on the batch. Drafts are counted, and some are taken."""
+    assert METHODS.load(name).card.lossless
+    requests = [request("a", 90, new=40, **rules), request("bb", 33, new=60, **rules)]
+    ours = complete(name, requests)
+    expected = complete("dense", requests) if not rules else [complete(name, [one])[0] for one in requests]
+    assert [done.token_ids for done in ours] == [done.token_ids for done in expected]
+    for done in ours:
+        assert done.cost.verifier_passes == done.drafts.rounds
+        assert done.cost.generated_tokens == len(done.token_ids) == 1 + done.drafts.emitted
+        assert done.cost.discarded_tokens == done.drafts.drafted - done.drafts.accepted
+        assert done.drafts.rounds <= done.drafts.emitted <= done.drafts.rounds + done.drafts.accepted
+    assert sum(done.drafts.accepted for done in ours) > 0
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+def test_drafting_forgets_everything_when_it_is_attached_anew(name):
+    """Repeats of a request in one run must cost what the first cost: nothing may be learnt from its own answer."""
+    rounds = [complete(name, [request("a", 150, new=40)])[0].drafts.rounds for _ in range(2)]
+    method, config = at_budget(name)
+    for _ in range(2):
+        with method.attach(tiny_model(), config) as generator:
+            done = next(iter(generator.generate([request("a", 150, new=40)], RequestMeter())))
+        rounds.append(done.drafts.rounds)
+    assert len(set(rounds)) == 1
 
 
 def test_every_registered_method_has_a_card_that_matches_its_entry():

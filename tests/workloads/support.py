@@ -87,6 +87,13 @@ INFILL_RECORD = {
 }
 CONVERSATION = {"conversations": [{"from": "human", "value": "Who is Ada?"}, {"from": "gpt", "value": "The mayor."}]}
 
+QUOTE_RECORD = {
+    "task": "quote",
+    "context": "Fact 1: Ada won.\nFact 2: It rained.",
+    "question": "Copy fact 1.",
+    "answers": ["Ada won."],
+}
+
 SPEC_BENCH_RECORD = {
     "question_id": 161,
     "category": "translation",
@@ -95,12 +102,14 @@ SPEC_BENCH_RECORD = {
 }
 
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "chat-open": ("open.jsonl", {"prompt": "Who is Ada?"}, "prompt"),
     "gsm8k": ("problems.jsonl", {"question": "What is 2 and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"}, "answer"),
     "humaneval-infill": ("infill.jsonl", INFILL_RECORD, "suffix"),
     "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
+    "rag-copy": ("quotes.jsonl", QUOTE_RECORD, "answers"),
     "recall": ("recall.jsonl", {"prompt": "k01 3 4 ? k01", "answer": "3 4", "length": 128}, "prompt"),
     "ruler": ("vt.jsonl", RULER_RECORD, "outputs"),
     "serving": ("conversations.jsonl", CONVERSATION, "conversations"),

@@ -111,6 +111,7 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "chat-open": {"new_tokens": 5},
         "gsm8k": {"shots": 2},
         "humaneval-infill": {"new_tokens": 20},
         "lab-longbench": {"facts": 5},
@@ -118,6 +119,7 @@ def test_revision_follows_the_options(name: str) -> None:
         "needle": {"depths": 3},
         "passkey": {"lengths": (300,)},
         "perplexity": {"stride_words": 9},
+        "rag-copy": {"facts": 5},
         "recall": {"pairs": 5},
         "ruler": {"length": 1500},
         "serving": {"input_words": 50},
@@ -200,6 +202,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("chat-open", {"new_tokens": 0}),
         ("gsm8k", {"shots": -1}),
         ("gsm8k", {"extraction": "loose"}),
         ("humaneval-infill", {"new_tokens": 0}),
@@ -216,6 +219,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("passkey", {"lengths": (1,)}),
         ("perplexity", {"stride_words": 0}),
         ("perplexity", {"context_words": -1}),
+        ("rag-copy", {"facts": 3}),
         ("recall", {"pairs": 0}),
         ("recall", {"pairs": 33}),
         ("recall", {"nonsense": 1}),

@@ -1,0 +1,1 @@
+"""Draft and verify: several tokens per pass of the target model, without changing what it says."""

@@ -1,0 +1,113 @@
+"""A model that drafts chains: its decoder with a cache of its own, kept in step with the running requests."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from suite.methods.decoding.context import Context
+from suite.methods.decoding.tree import TokenTree
+from suite.models.attention import DenseAttention
+from suite.models.cache import KVCache
+from suite.models.decoder import Decoder, Layer
+from suite.models.generation import padded, prefill
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class DraftModel:
+    """Drafts for all running requests in common passes.
+
+    The cache holds, of each request, its first tokens as they were read. After a round `keep` cuts off what was
+    refused; the tokens that are missing then (one, or two after a full acceptance) open the next draft.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._attention = DenseAttention(decoder.config)
+        self._cache = KVCache(decoder.config, 0, decoder.dtype)
+
+    def start(self, contexts: Sequence[Context]) -> None:
+        """Reads the prompts of a new batch."""
+        longest = max(context.prompt_tokens + context.limit for context in contexts)
+        self._cache = self._decoder.new_cache(len(contexts), longest)
+        prefill(self._decoder, self._attention, self._cache, [context.tokens for context in contexts], None)
+
+    def chains(self, contexts: Sequence[Context], length: int) -> list[TokenTree]:
+        """A chain of `length` tokens for each request, or as many as it has room for: greedy ones, or drawn ones."""
+        lengths = [min(length, context.most_depth) for context in contexts]
+        chains = [_Chain(context) for context in contexts]
+        pieces = [context.tokens[self._cache.lengths[context.row] :] for context in contexts]
+        steps = max(lengths)
+        for step in range(steps):
+            logits = self._pass(contexts, pieces)
+            for index, (context, chain) in enumerate(zip(contexts, chains, strict=True)):
+                if step < lengths[index]:
+                    chain.extend(logits[context.row, None])
+                pieces[index] = chain.tokens[-1:] if step + 1 < lengths[index] else []
+        return [chain.tree(steps) for chain in chains]
+
+    def keep(self, context: Context) -> None:
+        """A round is over: of the drafted tokens in the cache those that were refused are forgotten."""
+        self._cache.truncate(context.row, len(context.tokens) - 1)
+
+    def held_bytes(self) -> int:
+        """Bytes of its cache that hold tokens."""
+        return self._cache.live_bytes()
+
+    def _pass(self, contexts: Sequence[Context], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [B, vocab] behind the last token of each piece; rows without a piece have no part in it."""
+        ragged: list[Sequence[int]] = [[] for _ in self._cache.lengths]
+        for context, piece in zip(contexts, pieces, strict=True):
+            ragged[context.row] = piece
+        counts = [len(piece) for piece in ragged]
+        return cast(Tensor, self._decoder(padded(ragged), self._cache, self._attention, counts))
+
+
+class _Chain:
+    """One request's draft while it grows."""
+
+    def __init__(self, context: Context) -> None:
+        self._sampler = context.sampler
+        self.tokens: list[int] = []
+        self._laws: list[Tensor] = []
+
+    def extend(self, logits: Tensor) -> None:
+        """The next token, from logits [1, vocab]."""
+        if self._sampler.greedy:
+            self.tokens += self._sampler.choose(logits, [0])
+            return
+        law = self._sampler.probabilities(logits)[0]
+        self._laws.append(law)
+        self.tokens.append(self._sampler.draw(law))
+
+    def tree(self, steps: int) -> TokenTree:
+        return TokenTree.chain(self.tokens, torch.stack(self._laws) if self._laws else None, steps)
+
+
+def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
+    """A decoder of some of another's layers. Modules are shared, weights of any kind with them; nothing is copied."""
+    twin = _shallow(decoder)
+    twin.layers = nn.ModuleList(_relabelled(cast(Layer, decoder.layers[old]), new) for new, old in enumerate(kept))
+    windows = tuple(decoder.config.windows[layer] for layer in kept) if decoder.config.windows else ()
+    twin.config = replace(decoder.config, layers=len(kept), windows=windows)
+    return twin
+
+
+def _relabelled(layer: Layer, index: int) -> Layer:
+    """The same layer with another place in the cache."""
+    twin = _shallow(layer)
+    twin.attention = _shallow(layer.attention)
+    twin.attention.layer = index
+    return twin
+
+
+def _shallow(module: M) -> M:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
