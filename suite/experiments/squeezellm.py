@@ -43,7 +43,7 @@ from suite.spec import WorkloadSpec
 from workloads.schema import Request
 
 WINDOWS, TOKENS = 24, 512
-ITEMS, LAB_TEXTS = 200, 48
+ITEMS, BATCH, LAB_TEXTS = 1000, 100, 48
 CONTEXT, NEW_TOKENS = 128, 48
 SHARED = 16
 """A stretch of so many tokens in both texts means that one was calibrated on what is evaluated."""
@@ -242,7 +242,8 @@ def answer_nats(model: LanguageModel, items: Sequence[Request]) -> list[float]:
     """Mean nats per token of each right answer, on the model as it is now."""
     contender = Contender(Dense(), Dense.Config(), model)
     forced = [item.model_copy(update={"target": item.references[0]}) for item in items]
-    done = contender.complete(forced, RequestMeter())
+    batches = [forced[start : start + BATCH] for start in range(0, len(forced), BATCH)]
+    done = [completion for batch in batches for completion in contender.complete(batch, RequestMeter())]
     return [-fmean(completion.target_logprobs) for completion in done]
 
 
