@@ -128,6 +128,19 @@ METHODS = Registry(
             "attention",
             "attention sinks and a recent window, the rest evicted (control)",
         ),
+        Entry("rtn", "suite.methods.weights.rtn:RTN", "weights", "round to nearest, 3 or 4 bits per channel (control)"),
+        Entry(
+            "squeezellm",
+            "suite.methods.weights.squeezellm:SqueezeLLM",
+            "weights",
+            "sensitivity-weighted codebooks per row, outliers sparse, 3 or 4 bits (2306.07629)",
+        ),
+        Entry(
+            "w4g128",
+            "suite.methods.weights.w4g128:W4G128",
+            "weights",
+            "symmetric int4 in groups of 128 (2505.22179's weights)",
+        ),
         Entry("random", "suite.methods.attention.controls:Random", "control", "fixed blocks at random (control)"),
         Entry("uniform", "suite.methods.attention.controls:Uniform", "control", "fixed blocks by mean key (control)"),
     ),
@@ -233,6 +246,12 @@ EXPERIMENTS = Registry(
             "suite.experiments.lookahead:LookaheadExperiment",
             "decoding",
             "losslessness, speed on copied and on open text, tries and modes, cost model",
+        ),
+        Entry(
+            "squeezellm",
+            "suite.experiments.squeezellm:SqueezeLLMExperiment",
+            "weights",
+            "perplexity at 3 and 4 bits against round to nearest, decode speed",
         ),
         Entry(
             "qwen2_5_1m",

@@ -12,6 +12,9 @@ from suite.harness.plan import Wishes
 from suite.registry import METHODS
 from suite.spec import MethodSpec, Protocol, Sampling
 
+ON_REQUEST = ("control", "weights")
+"""Families that nobody gets unasked: controls, and methods that calibrate for minutes before they run."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -42,7 +45,7 @@ class RunOptions:
             workload=self.workload,
             model=self.model,
             methods=[method(text, self.kv_budget) for text in self.methods],
-            default_methods=[method(n, self.kv_budget) for n, entry in METHODS.items() if entry.family != "control"],
+            default_methods=[method(n, self.kv_budget) for n, e in METHODS.items() if e.family not in ON_REQUEST],
             workload_options=workload_options(self.settings, self.data),
             tasks=self.tasks,
             dtype=self.dtype,

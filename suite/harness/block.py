@@ -14,8 +14,8 @@ from suite.harness.contender import Contender
 from suite.harness.gates import WORD_CHARACTERS, GateRequests, Gates, resident
 from suite.harness.gpu import GpuSampler
 from suite.harness.heap import quiet_heap
-from suite.harness.measurement import Gate, KVSample, Noise, PhaseCount, Sample, Status, UnitResult
-from suite.harness.meter import RequestMeter
+from suite.harness.measurement import Gate, KVSample, Noise, Phase, PhaseCount, Sample, Status, UnitResult
+from suite.harness.meter import RequestMeter, Step
 from suite.harness.noise import judge
 from suite.harness.store import now
 from suite.harness.telemetry import EnergyCounter, UnitTelemetry
@@ -168,7 +168,8 @@ class BlockRun:
         with CountingPass(per_token, model.config.attention_flops_per_pair) as counting:
             for request in counted:
                 unit.entrant.contender.complete([request], counting.meter)
-        unit.counts, unit.kv = counting.phases(self._setting.model_cost), counting.meter.kv_samples()
+        saved = model.model_bytes - unit.entrant.contender.model_bytes()
+        unit.counts, unit.kv = counting.phases(lighter(self._setting.model_cost, saved)), counting.meter.kv_samples()
         unit.gates += [_resident_gate(one) for one in unit.kv]
 
     def _result(self, unit: Unit) -> UnitResult:
@@ -184,7 +185,7 @@ class BlockRun:
             samples=samples,
             counts=unit.counts,
             kv=unit.kv,
-            memory=unit.telemetry.memory(model.model_bytes) if samples else None,
+            memory=unit.telemetry.memory(unit.entrant.contender.model_bytes()) if samples else None,
             energy=unit.telemetry.energy(),
             gpus=self._setting.gpus.summary(unit.key),
             noise=noise,
@@ -201,6 +202,18 @@ class BlockRun:
             started_at=self._started_at,
             wall_s=unit.wall_s,
         )
+
+
+def lighter(cost: ModelCost | None, saved: int) -> ModelCost | None:
+    """The same passes over weights that take `saved` bytes less; a pass reads them once."""
+    if cost is None or not saved:
+        return cost
+
+    def cheaper(phase: Phase, steps: Sequence[Step], kv: Sequence[KVSample]) -> tuple[float, float]:
+        flops, moved = cost(phase, steps, kv)
+        return flops, moved - saved * len(steps)
+
+    return cheaper
 
 
 def shortened(request: Request, steps: int) -> Request:

@@ -41,6 +41,10 @@ class Contender:
             self.method.prepare(self.model, self.config)
             self._prepared = True
 
+    def model_bytes(self) -> int:
+        """Bytes of the weights that a forward pass of this method reads."""
+        return self.method.model_bytes(self.model, self.config)
+
     def complete(self, requests: Sequence[Request], meter: RequestMeter) -> list[Completion]:
         """Attaches the method, completes the requests as one batch, detaches it, and checks what came back."""
         with self.method.attach(self.model, self.config) as generator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from suite.harness.contender import Contender
@@ -19,6 +20,7 @@ GATE_PROMPT_TOKENS = 1024
 GATE_NEW_TOKENS = 8
 SHORT_WORDS, SHORT_NEW_TOKENS = 8, 4
 TARGET_WORDS = 4
+TEXT_WORDS = 64
 WORD_CHARACTERS = 6  # of a mean word: what bounds text without spaces
 TIE_NATS = {"bf16": 0.125, "fp32": 1e-3}
 """Two logits are a tie within this: one step of bf16 at logits of 16 to 32, which the order of a sum can turn."""
@@ -32,10 +34,14 @@ class GateRequests:
     long: Request
     short: Request
     forced: Request
+    text: Request
 
     @classmethod
     def of(cls, request: Request, model: LanguageModel) -> GateRequests:
-        """`long` is cut in the middle, `short` keeps the first words, `forced` scores the prompt's own last words."""
+        """`long` is cut in the middle, `short` keeps the first words, `forced` scores the prompt's own last words.
+
+        `text` scores the words that follow the short request's, a paragraph of them.
+        """
         whole = " ".join(filter(None, (request.prompt, request.target)))  # a scored text may have no prompt to speak of
         text, _ = truncate_middle(whole, min(GATE_PROMPT_TOKENS, model.window // 2), model.tokenizer)
         plain = {"target": None, "stop": (), "temperature": 0.0, "truncation": "middle"}
@@ -43,11 +49,20 @@ class GateRequests:
         start = " ".join(whole.split()[:SHORT_WORDS])[: SHORT_WORDS * WORD_CHARACTERS] or "."
         short = {**plain, "id": "gate/short", "prompt": start, "chat": False, "max_new_tokens": SHORT_NEW_TOKENS}
         target = " " + " ".join(text.split()[-TARGET_WORDS:])[-TARGET_WORDS * WORD_CHARACTERS :]
+        opening = {**short, "id": "gate/text", "target": " " + _opening(whole)}
         return cls(
             request.model_copy(update=long),
             request.model_copy(update=short),
             request.model_copy(update={**long, "id": "gate/forced", "target": target}),
+            request.model_copy(update=opening),
         )
+
+
+def _opening(text: str) -> str:
+    """The words after the short request's; all there are, where it has them all."""
+    words = text.split()
+    following = words[SHORT_WORDS : SHORT_WORDS + TEXT_WORDS] or words or ["."]
+    return " ".join(following)[: TEXT_WORDS * WORD_CHARACTERS]
 
 
 class Gates:
@@ -68,7 +83,7 @@ class Gates:
         if contender is self._baseline:
             self._expected["gate/long"] = first
             return tuple(gates)
-        gates.append(self._short(contender))
+        gates.append(self._short(contender) if contender.method.quality_nats is None else self._text(contender))
         if contender.method.card.lossless:
             gates.append(self._lossless(contender, first))
         return tuple(gates)
@@ -98,6 +113,12 @@ class Gates:
         if math.isfinite(gap) and gap <= TIE_NATS[contender.model.dtype]:
             return Gate(name=name, passed=True, detail=f"{gate.detail}: a tie, {gap:.3f} nats apart for dense")
         return gate
+
+    def _text(self, contender: Contender) -> Gate:
+        """How much less a paragraph means to a method that changes the model itself."""
+        request = self._requests.text
+        got, dense = (_complete(c, request).target_logprobs for c in (contender, self._baseline))
+        return perplexity(got, dense, contender.method.quality_nats or 0.0)
 
     def _log_probability(self, request: Request, ids: Sequence[int]) -> float:
         """What dense gives to the last of `ids` after the others; minus infinity if their text has other ids."""
@@ -132,6 +153,14 @@ def finite(completion: Completion) -> Gate:
     else:
         detail = f"{len(values)} log-probabilities, from {min(values):.3f} to {max(values):.3f}"
     return Gate(name="finite", passed=bool(values) and not bad, detail=detail)
+
+
+def perplexity(got: Sequence[float], dense: Sequence[float], allowed: float) -> Gate:
+    """The mean log-probability of plain text falls by `allowed` nats per token at most."""
+    lost = fmean(dense) - fmean(got)
+    factor = math.exp(lost) if lost < 100 else math.inf
+    detail = f"perplexity x{factor:.3g} on {len(got)} tokens, {lost:.3f} nats each, of {allowed:g} allowed"
+    return Gate(name="perplexity", passed=math.isfinite(lost) and lost <= allowed, detail=detail)
 
 
 def same_tokens(name: str, other: str, got: Sequence[int], expected: Sequence[int]) -> Gate:

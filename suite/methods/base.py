@@ -74,6 +74,9 @@ class Method(ABC):
 
     card: ClassVar[Card]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    quality_nats: ClassVar[float | None] = None
+    """None: short requests are answered as dense does. Else the model is another one for every request, and may lose
+    this many nats per token of plain text before it gets no speed."""
 
     def refusal(self, model: LanguageModel, config: MethodConfig) -> str | None:
         """Why this method cannot run on this model, as one sentence; `None` when it can."""
@@ -81,6 +84,10 @@ class Method(ABC):
 
     def prepare(self, model: LanguageModel, config: MethodConfig) -> None:  # noqa: B027 - most methods need nothing
         """Loads or fits what the method needs (adapters, calibration). Untimed; called once per model."""
+
+    def model_bytes(self, model: LanguageModel, config: MethodConfig) -> int:
+        """Bytes of the weights that a forward pass reads; asked after `prepare`, while nothing is attached."""
+        return model.model_bytes
 
     @abstractmethod
     def attach(self, model: LanguageModel, config: MethodConfig) -> AbstractContextManager[Generator]:

@@ -83,7 +83,8 @@ class MLP(nn.Module):
     def _gated(self, x: Tensor) -> Tensor:
         """act(gate(x)) * up(x); few rows in one kernel that reads the weights once."""
         rows = x.shape[:-1].numel()
-        if rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
+        plain = type(self.gate_up) is Linear  # and not quantised
+        if plain and rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
             return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
         gate, up = cast(Tensor, self.gate_up(x)).chunk(2, dim=-1)
         gate = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
@@ -142,8 +143,12 @@ class Decoder(nn.Module):
 
         A new batch begins: what has been done to the modules since the last one is taken notice of.
         """
-        self._stack = layer_stack(self)
+        self.restack()
         return KVCache(self.config, batch, self.dtype, capacity)
+
+    def restack(self) -> None:
+        """Takes notice of other weights or modules in the layers, for caches that are there already."""
+        self._stack = layer_stack(self)
 
     def forward(
         self,

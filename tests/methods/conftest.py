@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from suite.methods.weights import packed
 from suite.models import adapters
 from suite.models.language_model import LanguageModel
 from suite.models.recipes import RECIPES
@@ -22,3 +25,10 @@ def _untrained_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
         return module.requires_grad_(False).eval()
 
     monkeypatch.setattr(adapters, "load", fresh)
+
+
+@pytest.fixture(autouse=True)
+def _packed_weights_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Random models have no digest: what one test quantised is not for the next."""
+    place = packed.place
+    monkeypatch.setattr(packed, "place", lambda slug, depends_on: tmp_path / place(slug, depends_on).name)
