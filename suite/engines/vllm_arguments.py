@@ -58,7 +58,11 @@ class VllmArguments(BaseModel):
         cpus = sorted(available_cpus())[:threads]
         kept = cpus[:-1] if self.cores == "auto" and len(cpus) > 1 else cpus
         cores = ",".join(map(str, kept))
-        return {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
+        return {
+            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "OMP_NUM_THREADS": str(len(kept)),
+            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
+        }
 
     def command(self, model: str, window: int, dtype: str, threads: int) -> str:
         """A command line that starts vLLM's server with them."""

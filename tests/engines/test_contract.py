@@ -126,6 +126,13 @@ def test_it_is_ready_and_its_memory_is_its_own(engine: Engine) -> None:
         assert used > 0.1
 
 
+def test_it_computes_on_as_many_cores_as_it_was_given(engine: Engine) -> None:
+    """One here. vLLM's server does a little beside."""
+    used, start = engine.cpu_seconds(), time.perf_counter()
+    engine.generate([replace(prompt, max_new_tokens=90) for prompt in PROMPTS])
+    assert engine.cpu_seconds() - used < 1.4 * (time.perf_counter() - start)
+
+
 def test_its_own_metrics_have_the_names_of_vllm(engine: Engine) -> None:
     seen = engine.watched([replace(prompt, max_new_tokens=40) for prompt in PROMPTS])
     if engine.name in ("native", "transformers"):
