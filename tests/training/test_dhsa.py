@@ -17,6 +17,8 @@ from suite.models.checkpoints.manifest import TrainingPlan, load_manifest
 from suite.models.language_model import LanguageModel
 from suite.models.recipes import RECIPES, dhsa, run_recipe
 from suite.models.recipes.dhsa import (
+    PIECE,
+    REACH,
     BoundaryPredictor,
     BoundaryRecipe,
     attention_map,
@@ -69,11 +71,13 @@ def test_the_predictor_is_attention_over_every_window(length):
 
 
 @torch.no_grad()
-def test_every_token_is_projected_once():
+def test_tokens_are_projected_once_but_for_the_seams_of_pieces():
+    """Not once for every window they lie in."""
     predictor, shapes = BoundaryPredictor(32), []
     predictor.qkv.register_forward_hook(lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape)))
     predictor(torch.randn(1, 700, 32))
-    assert shapes == [(1, 700, 32)]
+    seam = 2 * REACH - 1
+    assert shapes == [(1, PIECE + seam, 32), (1, PIECE + seam, 32), (1, 700 - 2 * PIECE, 32)]
 
 
 def test_labels_are_the_ratio_of_mass_left_and_right_of_a_gap():

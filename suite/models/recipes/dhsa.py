@@ -42,8 +42,9 @@ class BoundaryPredictor(nn.Module):
     """Keys [N, L, C] -> logits [N, L]: whether a chunk ends after each token.
 
     Multi-head self-attention inside the window of 2w tokens around a gap, LayerNorm without a residual, and a small
-    network on the means l and r of both halves. A token lies in 2w windows, but is projected once: what differs between
-    windows are the attention weights alone. The output projection is applied to the values before they are mixed.
+    network on the means l and r of both halves. A token lies in 2w windows, but is projected once (twice at the
+    seams of pieces): what differs between windows are the attention weights alone. The output projection is applied to
+    the values before they are mixed.
     """
 
     def __init__(self, features: int) -> None:
