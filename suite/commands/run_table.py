@@ -22,9 +22,9 @@ class _Extra(NamedTuple):
 
 _EXTRAS = (
     _Extra("prefill_density", "prefill read", 1.0, number),
-    _Extra("tau", "tokens/pass", 1.0, number),
+    _Extra("tau", "tau", 1.0, number),
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
-    _Extra("draft_time_share", "draft time", 0.0, number),
+    _Extra("draft_time_share", "draft", 0.0, number),
     _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
 )
 
