@@ -40,11 +40,6 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def expected_tokens(alpha: float, length: int) -> float:
-    """Tokens per round of a chain of `length`, each accepted with probability `alpha` if the one before it is."""
-    return length + 1.0 if alpha == 1 else (1 - alpha ** (length + 1)) / (1 - alpha)
-
-
 def predicted_speedup(tau: float, draft: float, verify: float, overhead: float = 0.0) -> float:
     """Over plain decoding: tau / (D c_d + r(T) + o), all costs of a round in units of one plain target step.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from suite.harness.progress import Progress as Moment
 
 _MIN_WIDTH = 200
+_NAME = 40  # characters; longer texts are sentences
 
 
 def stdout() -> Console:
@@ -34,13 +35,18 @@ def print_json(document: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table on stdout; the first `left` columns are text, the others are numbers. Cells are never read as markup."""
+    """A table on stdout; the first `left` columns are text, the others are numbers. Cells are never read as markup.
+
+    What does not fit is folded: the texts where some are sentences, else the numbers, so that a row keeps its name.
+    """
     from rich.text import Text
+
+    names = all(len(line) <= _NAME for row in rows for cell in row[:left] for line in cell.splitlines())
 
     drawn = Table(title=title, title_justify="left", header_style="bold")
     for index, name in enumerate(columns):
         text = index < left
-        drawn.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+        drawn.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=text == names)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     stdout().print(drawn)

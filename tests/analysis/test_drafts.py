@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.drafts import draft_metrics, expected_tokens, predicted_speedup
+from analysis.drafts import draft_metrics, predicted_speedup
 from analysis.placement import _pass_ms
 from tests.analysis.factory import sample
 from workloads.schema import DraftFigures
@@ -44,12 +44,6 @@ def test_a_round_is_timed_as_a_pass_not_as_its_tokens():
     assert _pass_ms("decode", [plain]) == pytest.approx(10.0)
     assert _pass_ms("decode", [quick]) == pytest.approx(30.0)
     assert _pass_ms("prefill", [quick]) == _pass_ms("prefill", [plain])
-
-
-def test_tokens_of_a_chain_with_independent_acceptance():
-    assert expected_tokens(0.0, 5) == 1.0
-    assert expected_tokens(1.0, 5) == 6.0
-    assert expected_tokens(0.5, 2) == pytest.approx(1 + 0.5 + 0.25)
 
 
 def test_the_cost_model_is_plain_decoding_without_a_draft():

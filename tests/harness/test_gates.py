@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from suite.harness.contender import Contender
-from suite.harness.gates import GateRequests, Gates, finite, resident, same_tokens
+from suite.harness.gates import GateRequests, Gates, finite, perplexity, resident, same_tokens
 from suite.harness.measurement import Gate
 from tests.harness import support
 from workloads.schema import Completion, CostLedger, Request
@@ -196,3 +196,9 @@ def test_tokens_whose_text_has_other_ids_are_no_tie(unreadable: int) -> None:
     requests = GateRequests.of(next(support.Tasks().requests("a", 1, 0)), dense.model)
     dense.model.tokenizer = Lossy()
     assert not Gates(requests, dense)._short(method).passed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(0.5, True), (1.0, True), (1.01, False), (math.nan, False)])
+def test_a_changed_model_may_lose_some_nats_per_token(lost: float, passed: bool) -> None:
+    gate = perplexity([-2.0 - lost] * 4, [-2.0] * 4, 1.0)
+    assert (gate.name, gate.passed) == ("perplexity", passed)
