@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from suite.harness.progress import Progress as Moment
 
-_MIN_WIDTH = 200
+_MIN_WIDTH = 160
 _NAME = 40  # characters; longer texts are sentences
 
 
