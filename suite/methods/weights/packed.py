@@ -29,7 +29,8 @@ class LayerError:
     """One matrix: stored bits per weight, and what was lost.
 
     `weight` is ||W - Q|| / ||W||; `output` is ||X (W - Q)ᵀ|| / ||X Wᵀ|| on sampled inputs of the calibration text, and
-    `loss` is 1/2 sum F (W - Q)² over the sequences, the nats a sequence is expected to lose: None uncalibrated.
+    `loss` is 1/2 sum F (W - Q)², which k-means makes small: it ranks settings on one text, and is no number of nats,
+    as F comes from gradients of a mean over tokens. Both are None uncalibrated.
     """
 
     name: str
