@@ -32,6 +32,7 @@ from analysis.report_data import (
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.samples import request_scores, threads_of, timed_samples, times_ms
+from analysis.spec_bench import spec_bench_rows
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -120,6 +121,7 @@ def _contests(
             task_scores=tuple(score for row in rows for score in _task_scores(row, units)),
             heat=tuple(cell for row in rows for cell in heat_cells(row, units)),
             predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
+            spec_bench=tuple(spec_bench_rows(rows, units)),
         )
         for contest, rows in rows_by_contest.items()
     )

@@ -45,6 +45,31 @@ def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequen
     table(title, columns, rows, left=3 if runs else 2)
 
 
+def print_spec_bench(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Spec-Bench's own figures: a line for each method, its speed-ups by category."""
+    categories = list(dict.fromkeys(row["category"] for row in rows))
+    by_method: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["category"]] = row
+    overall = categories[0]
+    lines = [
+        [_name(method), number(found[overall]["tokens_per_s"]), number(found[overall]["accepted"])]
+        + [_protocol_cell(found.get(category)) for category in categories]
+        for method, found in by_method.items()
+    ]
+    table(
+        "Spec-Bench protocol: mean speed over dense's mean speed, prefill included (± over repeats); not paired",
+        ["method", "tok/s", "accepted", *(f"{category} x" for category in categories)],
+        lines,
+    )
+
+
+def _protocol_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return number(row["speedup"]) + (f" ± {number(row['spread'], 2)}" if row["spread"] is not None else "")
+
+
 def print_problems(summary: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
     """Why units are unstable, gated or failed: the first few of each method."""
     console = stdout()

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from analysis.report_data import Latencies, ReportData
+from analysis.spec_bench import SpecBenchRow
 from reports import figures, machine_figures
 from reports.canvas import FADED
 from reports.style import NEUTRAL
@@ -62,6 +63,17 @@ def test_a_report_of_drafts_shows_their_columns_and_places(data: ReportData) -> 
     for shown in ("Tokens/pass", "34% accepted", 'id="contest-1-accepted-drafts"'):
         assert shown in drafted
         assert shown not in plain
+
+
+def test_spec_benchs_own_figures_have_a_table_that_says_what_they_are(data: ReportData) -> None:
+    from reports.build import render
+
+    row = SpecBenchRow("lookahead", "overall", 3, 43.3, 1.857, 0.021, 2.39)
+    contest = dataclasses.replace(data.contests[0], spec_bench=(row,))
+    plain, shown = (render(dataclasses.replace(data, contests=(one,))) for one in (data.contests[0], contest))
+    for text in ("Spec-Bench protocol", "1.86×", "a ratio of means", "2.39"):
+        assert text in shown
+    assert "Spec-Bench protocol" not in plain
 
 
 def test_the_curve_is_the_distribution_of_the_gaps() -> None:
