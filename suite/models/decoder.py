@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kernels import gemv, rms_norm
+from kernels import gate, gemv, rms_norm
 from kernels.decode_layer import Caches, LayerStack, NewTokens
 from suite.models.attention import Attention, Step, TrainingAttention
 from suite.models.cache import KVCache
@@ -86,9 +86,12 @@ class MLP(nn.Module):
         plain = type(self.gate_up) is Linear  # and not quantised
         if plain and rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
             return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
-        gate, up = cast(Tensor, self.gate_up(x)).chunk(2, dim=-1)
-        gate = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
-        return gate * up
+        gate_up = cast(Tensor, self.gate_up(x))
+        if not torch.is_grad_enabled():
+            return gate.gate(gate_up.view(rows, -1), self.activation).view(*x.shape[:-1], -1)
+        gated, up = gate_up.chunk(2, dim=-1)
+        active = functional.silu(gated) if self.activation == "silu" else functional.gelu(gated, approximate="tanh")
+        return active * up
 
 
 class Layer(nn.Module):
