@@ -79,7 +79,11 @@ def run_command(
     workload: Annotated[str, typer.Option("--workload", "-w", help="What to run; `suite list workloads`.")],
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", help="NAME or NAME:option=value,...; repeatable. Default: all that apply."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="NAME or NAME:option=value,...; repeatable. Two at once: A+B:A.option=value. Default: all that apply.",
+        ),
     ] = None,
     model: Model = "smollm2-135m",
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks; repeatable.")] = None,

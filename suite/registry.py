@@ -63,7 +63,17 @@ class Registry(Mapping[str, Entry]):
         return getattr(importlib.import_module(module), attribute)
 
 
-METHODS = Registry(
+class Methods(Registry):
+    """Methods, alone or together: `squeezellm+lookahead` is one of each family that is named."""
+
+    def load(self, name: str) -> Any:
+        """The registered class, or that of the combination; `InputError` for what does not go together."""
+        if "+" not in name:
+            return super().load(name)
+        return importlib.import_module("suite.methods.combined").combination(name)
+
+
+METHODS = Methods(
     "method",
     (
         Entry("dense", "suite.methods.attention.dense:Dense", "attention", "the whole cache, exactly: the baseline"),

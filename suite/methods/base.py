@@ -85,6 +85,14 @@ class Method(ABC):
     def prepare(self, model: LanguageModel, config: MethodConfig) -> None:  # noqa: B027 - most methods need nothing
         """Loads or fits what the method needs (adapters, calibration). Untimed; called once per model."""
 
+    def undrafted(self, config: MethodConfig) -> tuple[Method, MethodConfig] | None:
+        """Of a lossy method with exact drafts: the method without them, whose greedy tokens it must give."""
+        return None
+
+    def classes(self) -> tuple[type[Method], ...]:
+        """Whose code the results depend on."""
+        return (type(self),)
+
     def model_bytes(self, model: LanguageModel, config: MethodConfig) -> int:
         """Bytes of the weights that a forward pass reads; asked after `prepare`, while nothing is attached."""
         return model.model_bytes

@@ -96,6 +96,7 @@ class DHSA(AttentionMethod):
     )
     Config = DHSAConfig
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
+    verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:

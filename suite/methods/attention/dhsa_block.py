@@ -61,6 +61,7 @@ class DHSABlock(AttentionMethod):
     )
     Config = DHSABlockConfig
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
+    verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:
