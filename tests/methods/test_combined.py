@@ -21,18 +21,28 @@ from suite.methods.decoding.acceptance import Verdict
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.ngram import Ngram
-from suite.methods.decoding.selected import Under, along
+from suite.methods.decoding.selected import Under, along, verifier
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.weights.linear import QuantisedLinear
+from suite.models.cache import KVCache
+from suite.models.generation import prefill
 from suite.models.language_model import LanguageModel
 from suite.registry import METHODS, Entry
 from suite.spec import MethodSpec
 from tests.methods.drafting import Knowing, request, small_model
-from tests.methods.support import CONFIG, tiny_model
+from tests.methods.support import CONFIG, selected, tiny_model
 from workloads.schema import Completion, Request
 
 BUDGET = 48
-LONG = [request(name, length, new) for name, length, new in (("a", 90, 60), ("bb", 3, 60), ("ccc", 47, 30))]
+LONG = [
+    request(name, length, new, truncation="extend")
+    for name, length, new in (("a", 90, 60), ("bb", 3, 60), ("ccc", 47, 30))
+]
+
+
+def trained_to(attention: str) -> LanguageModel:
+    """Texts here go beyond the window where that changes what a method does: dual chunks of 48 tokens."""
+    return small_model(window=64 if attention == "qwen2_5_1m" else 512)
 
 
 def of_family(family: str) -> list[str]:
@@ -114,7 +124,7 @@ def test_drafts_leave_the_text_of_a_quantised_model_as_it_is(weights, decoding):
 @pytest.mark.parametrize("decoding", DECODING)
 @pytest.mark.parametrize("attention", VERIFYING)
 def test_drafts_leave_the_text_of_an_attention_method_as_it_is(attention, decoding):
-    model, accepted = small_model(), 0
+    model, accepted = trained_to(attention), 0
     plain = prepared(attention, model)
     for given in WINDOWS.get(attention, [{}]):
         own = {f"{attention}.{option}": value for option, value in given.items()}
@@ -125,11 +135,39 @@ def test_drafts_leave_the_text_of_an_attention_method_as_it_is(attention, decodi
     assert accepted > 0
 
 
+BRANCHED = TokenTree((5, 9, 7, 11, 3, 8, 2), (-1, -1, 0, 2, 1, 3, 4))
+
+
+@pytest.mark.parametrize("attention", VERIFYING)
+def test_every_node_gets_the_logits_its_path_would_get_token_by_token(attention):
+    model, prompt = trained_to(attention), [index * index % 40 for index in range(100)]
+    for given in WINDOWS.get(attention, [{}]):
+        method, config = prepared(attention, model)
+        config = config.model_copy(update=given)
+
+        def begun(attends: Any, method: Any = method, config: Any = config) -> KVCache:
+            cache = model.decoder.new_cache(1, 0)
+            prefill(model.decoder, attends, cache, [prompt], None, method.prefill_chunk(config))
+            return cache
+
+        with torch.inference_mode():
+            tree = verifier(model.config, 1, Under(method, config), RequestMeter(), None)
+            cache = begun(tree)
+            tree.plant(cache, [BRANCHED])
+            ours = model.decoder(torch.tensor([[1, *BRANCHED.tokens]]), cache, tree, logits="all")[0]
+            for node in range(-1, len(BRANCHED)):
+                alone = selected(method, config, model.config)
+                cache = begun(alone)
+                for token in (1, *(BRANCHED.tokens[step] for step in BRANCHED.path(node))):
+                    expected = model.decoder(torch.tensor([[token]]), cache, alone)
+                torch.testing.assert_close(ours[node + 1], expected[0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("decoys", [False, True], ids=["chains", "trees"])
 @pytest.mark.parametrize("attention", VERIFYING)
 def test_accepted_drafts_under_an_attention_method(attention, decoys):
     """A drafter that knows the text is nearly always believed, whatever stands beside the right nodes."""
-    model = small_model()
+    model = trained_to(attention)
     for given in WINDOWS.get(attention, [{}]):
         method, config = prepared(attention, model)
         config = config.model_copy(update=given)
@@ -148,15 +186,25 @@ def test_streaming_and_dense_texts_differ():
     assert all(mine.token_ids != theirs.token_ids for mine, theirs in zip(windowed, dense, strict=True))
 
 
+def test_a_prompt_is_read_in_the_passes_its_method_asks_for():
+    """The blocks of a whole prompt are not those of its pieces."""
+    model, long = small_model(window=1024), [request("a", 700, 30)]
+    ours = complete(*prepared("dhsa_block+ngram", model), model, long)
+    assert same_texts(prepared("dhsa_block", model), model, ours, long) == 0
+
+
 def test_streaming_keeps_and_reads_under_drafts_what_it_does_alone():
     """Rounds evict as single tokens do. A round of many nodes reads a few tokens more than one, counted once."""
-    model, long = small_model(), [request("a", 400, 80)]
-    found = {}
-    for name in ("streaming", "streaming+lookahead"):
+    model, long = small_model(), [request("a", 300, 80)]
+    method, config = prepared("streaming", model)
+    drafter = Knowing([done.token_ids for done in complete(method, config, model, long)], length=7)
+    drafter.attention = Under(method, config)
+    found = []
+    for one, own in ((method, config), (drafter, MethodConfig())):
         meter = CountingMeter(model.config.kv_bytes_per_token(4))
-        complete(*prepared(name, model), model, long, meter)
-        (found[name],) = meter.kv_samples()
-    alone, ours = found.values()
+        complete(one, own, model, long, meter)
+        found += meter.kv_samples()
+    alone, ours = found
     assert ours.stored_retention == pytest.approx(alone.stored_retention, rel=0.1)
     assert ours.selected_retention == pytest.approx(alone.selected_retention, rel=0.1)
     assert alone.read_bytes_per_step <= ours.read_bytes_per_step < 1.5 * alone.read_bytes_per_step
