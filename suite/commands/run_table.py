@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any, NamedTuple
 
-from suite.commands.output import interval, number, stdout, table
+from suite.commands.output import NAME, interval, number, stdout, table
 
 _RATIOS = (("ttft", "prefill x"), ("tpot", "decode x"))
 _SHOWN_PROBLEMS = 3
@@ -25,6 +26,7 @@ _EXTRAS = (
     _Extra("tau", "tau", 1.0, number),
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
     _Extra("draft_time_share", "draft", 0.0, number),
+    _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
     _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
 )
 
@@ -66,7 +68,7 @@ def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
     score = number(metrics.get("score")) + (f" ± {number(error, 2)}" if error is not None else "")
     fraction = metrics.get("decode_ceiling_fraction")
     return [
-        row["method"].replace("(", "\n("),
+        _name(row["method"]),
         ", ".join(f"{count} {status}" for status, count in row["statuses"].items() if count),
         str(row["requests"]),
         score,
@@ -80,6 +82,12 @@ def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
         "-" if fraction is None else f"{fraction:.0%}",
         *(_ratio(ratios.get(name)) for name, _ in _RATIOS),
     ]
+
+
+def _name(method: str) -> str:
+    """The name, and below it the options in lines that a table need not fold."""
+    name, bracket, options = method.partition("(")
+    return "\n".join([name, *wrap(bracket + options, NAME, break_long_words=False)])
 
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from suite.commands.output import table
+from suite.commands.output import NAME, table
+from suite.commands.run_table import _name
 
 COLUMNS = ["method", *(f"figure {i}" for i in range(12))]
 
@@ -19,3 +20,11 @@ def test_a_row_keeps_its_name_and_its_numbers_are_folded(capsys: pytest.CaptureF
 def test_a_sentence_is_folded_and_its_number_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     table("wide", ["claim", "measured"], [["many words " * 40, "1.32 [0.641, 2.14]"]])
     assert "1.32 [0.641, 2.14]" in capsys.readouterr().out
+
+
+def test_a_combinations_options_stand_below_its_name_in_lines_that_are_not_folded() -> None:
+    name, *options = _name("rtn+streaming+lookahead(lookahead.decoding_length=8, streaming.sinks=4, a=1)").splitlines()
+    assert name == "rtn+streaming+lookahead"
+    assert options == ["(lookahead.decoding_length=8,", "streaming.sinks=4, a=1)"]
+    assert max(map(len, options)) <= NAME
+    assert _name("dense") == "dense"

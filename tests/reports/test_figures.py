@@ -38,6 +38,32 @@ def test_a_contest_of_one_method_has_no_speedups(data: ReportData) -> None:
     assert set(figures.contest_figures(alone)) == {"cache", "score and retention"}
 
 
+def test_accepted_drafts_stand_at_their_places(data: ReportData) -> None:
+    assert figures.accepted_drafts(data.contests[0].rows, {}) is None
+    dense, row, *_ = data.contests[0].rows
+    rates = {"draft_acceptance_at_1": 0.8, "draft_acceptance_at_2": 0.5, "draft_acceptance_at_3": None}
+    one = dataclasses.replace(row, metrics={**row.metrics, **rates})
+    figure = figures.accepted_drafts([dense, one], {row.label: NEUTRAL})
+    assert figure is not None
+    (line,) = figure.data
+    assert (line.name, list(line.x), list(line.y)) == (row.label, [1, 2, 3, 4], [0.8, 0.5, None, None])
+
+
+def test_a_report_of_drafts_shows_their_columns_and_places(data: ReportData) -> None:
+    from reports.build import render
+
+    contest = data.contests[0]
+    figures_of = {"tau": 2.5, "draft_acceptance_rate": 0.34, "draft_acceptance_at_1": 0.8}
+    rows = tuple(dataclasses.replace(row, metrics={**row.metrics, **figures_of}) for row in contest.rows)
+    plain, drafted = (
+        render(dataclasses.replace(data, contests=(dataclasses.replace(contest, rows=some),)))
+        for some in (contest.rows, rows)
+    )
+    for shown in ("Tokens/pass", "34% accepted", 'id="contest-1-accepted-drafts"'):
+        assert shown in drafted
+        assert shown not in plain
+
+
 def test_the_curve_is_the_distribution_of_the_gaps() -> None:
     figure = figures.inter_token([Latencies("m", (1.0,), tuple(float(gap) for gap in range(1001)), 0)], {"m": NEUTRAL})
     assert figure is not None
