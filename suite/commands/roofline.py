@@ -15,8 +15,9 @@ from suite.harness import threads as thread_pool
 from suite.harness.measurement import Calibration
 
 if TYPE_CHECKING:
-    from analysis.roofline.model import Machine, ModelShape
+    from analysis.roofline.model import Machine
     from analysis.roofline.operators import Precision
+    from analysis.roofline.shape import ModelShape
     from suite.models.config import ModelConfig
 
 DRAM = 1 << 40  # a working set that fits no cache
@@ -91,7 +92,7 @@ def model_shape(name: str) -> ModelShape:
 
 def shape_of(config: ModelConfig) -> ModelShape:
     """What the analytic model needs of a model's config."""
-    from analysis.roofline.model import ModelShape
+    from analysis.roofline.shape import ModelShape
 
     return ModelShape(
         config.layers, config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocab,
