@@ -1,7 +1,7 @@
 """What a method changes of a forward pass's work, in the terms the analytic roofline counts in.
 
-A method says it in `Method.cost`; one that says nothing costs what dense decoding does. Every figure may be an array, one
-value per point of a sweep.
+A method says it in `Method.cost`; one that says nothing costs what dense decoding does. Every figure may be an array,
+one value per point of a sweep.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Situation:
 
     tokens: Count
     layers: int
+    hidden: int
     heads: int
     kv_heads: int
     head_dim: int
@@ -40,13 +41,18 @@ class Situation:
         kept = self.share(read)
         return kept * (2 - kept)
 
+    def beyond(self, tokens: float) -> Count:
+        """1 where the context is longer than this, else 0."""
+        return np.where(np.greater(self.tokens, tokens), 1.0, 0.0)[()]
+
 
 @dataclass(frozen=True)
 class MethodCost:
     """A method beside dense decoding. The defaults are dense decoding.
 
-    Decode reads the share `kept` of the keys, and `index_bytes` per sequence and step, over all layers, to choose them
-    with `index_flops`; prefill keeps `prefill_kept` of its (query, key) pairs, and `stored` of the cache stays in memory.
+    A query of a decode step reads the share `kept` of the keys; all query heads together read `read` of them, where
+    those of a group choose apart (None: `kept`). To choose, `index_bytes` are read per sequence and step, over all
+    layers, with `index_flops`. Prefill keeps `prefill_kept` of its (query, key) pairs; `stored` of the cache stays.
     The layers' matrices have `weight_bits` (None: as asked for) and, per output row, `row_bytes` of table or scales.
     A pass verifies `drafted` tokens beside the newest one; before it come `draft_steps` steps of a drafter: the model
     `drafter`, or the model itself with `draft_layers` of its layers. `vectors` layers add a steering vector;
@@ -56,6 +62,7 @@ class MethodCost:
     kept: Count = 1.0
     index_bytes: Count = 0.0
     index_flops: Count = 0.0
+    read: Count | None = None
     prefill_kept: Count = 1.0
     stored: Count = 1.0
     weight_bits: float | None = None

@@ -35,7 +35,7 @@ MANY = 1e12
 """Tokens that reach every expert."""
 
 Phases = dict[str, list[OperatorTime]]
-"""Operators of "prefill" and of a "decode" step; of the "draft" and "verify" halves of a round, where there are drafts."""
+"""Operators of "prefill" and a "decode" step; with drafts, also of the "draft" and "verify" halves of a round."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Setup:
     def execution(self, tokens: Count) -> Execution:
         """How a pass over a context of `tokens` is executed."""
         shape = self.shape
-        at = Situation(tokens, shape.layers, shape.heads, shape.kv_heads, shape.head_dim, self.precision.kv)
+        at = Situation(
+            tokens, shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, self.precision.kv
+        )
         return Execution(self.fused, self.method(at), self.parallel)
 
     def phases(self, batch: Count, tokens: Count) -> Phases:
@@ -110,13 +112,13 @@ class Setup:
 
     def chat_seconds(self, batch: Count, prompt: Count, generated: int, accepted: float = 1.0) -> Count:
         """A prompt, and `generated` tokens behind it: the first is prefill's, every later step sees its own context."""
-        spread = (np.asarray(one, dtype=float)[..., None] for one in np.broadcast_arrays(batch, prompt))
-        rows, before = spread
+        rows, before = (np.asarray(one, dtype=float)[..., None] for one in np.broadcast_arrays(batch, prompt))
         first = self.prefill_seconds(self.phases(batch, prompt), batch)
         if generated < 2:
             return first
         steps = replace(self, chunk=0).phases(rows, before + np.arange(1, generated))
-        return first + np.sum(self.round_seconds(steps), axis=-1)[()] / accepted
+        decoded: Count = np.sum(self.round_seconds(steps), axis=-1)[()]
+        return first + decoded / accepted
 
 
 def seconds(times: Iterable[OperatorTime]) -> Count:
@@ -126,7 +128,7 @@ def seconds(times: Iterable[OperatorTime]) -> Count:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device: weights, keys and values, and the largest operator's inputs and outputs with the residual."""
+    """Bytes on one device: weights, keys and values, the largest operator's inputs and outputs with the residual."""
 
     weights: Count
     kv_cache: Count
@@ -138,25 +140,26 @@ class Memory:
         return self.weights + self.kv_cache + self.activations
 
 
-def memory(setup: Setup, phases: Phases, batch: Count, tokens: Count) -> Memory:
-    """What must lie in memory once `tokens` per sequence are cached; windows keep no more than their length."""
+def memory(setup: Setup, phases: Phases, batch: Count, tokens: Count, phase: str = "prefill") -> Memory:
+    """What must lie in memory in a phase with `tokens` per sequence cached; windows keep no more than their length."""
     method, parallel, held = setup.execution(tokens).method, setup.parallel, setup.parallel.device_shape(setup.shape)
     stage = parallel.stage_layers(setup.shape) / setup.shape.layers
     cached: Count = 0.0
     for window, count in held.layers_by_window().items():
         cached = cached + count * (tokens if window is None else np.minimum(tokens, window))
     sequences = np.maximum(1.0, batch / parallel.expert) * method.chains
-    new = np.minimum(tokens, setup.chunk or tokens) * parallel.device_batch(batch)
-    moved = (time.operator.activation_bytes / time.operator.calls for time in phases["prefill"])
+    new = np.minimum(tokens, setup.chunk or tokens) if phase == "prefill" else 1
+    residual = new * parallel.device_batch(batch) * held.hidden * setup.precision.activation
+    moved = (time.operator.activation_bytes / time.operator.calls for time in phases[phase])
     return Memory(
         weights=_weight_bytes(setup) * stage,
         kv_cache=sequences * cached * stage * held.kv_width * setup.precision.kv * method.stored,
-        activations=functools.reduce(np.maximum, moved) + new * held.hidden * setup.precision.activation,
+        activations=functools.reduce(np.maximum, moved) + residual,
     )
 
 
 def _weight_bytes(setup: Setup) -> float:
-    """All weights on one device, if it held every layer: what a pass over very many tokens reads, and the embeddings."""
+    """All weights on a device that held every layer: what a pass over very many tokens reads, and the embeddings."""
     execution = setup.execution(1.0)
     operators = forward(setup.shape, setup.precision, batch=MANY, new=1, execution=execution)
     layers = sum(float(one.weight_bytes) for one in operators if one.name not in ("embedding", "lm_head"))

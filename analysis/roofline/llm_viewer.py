@@ -1,8 +1,8 @@
-"""LLM-Viewer's cost model (arXiv 2402.16363) as two of its releases compute it, mistakes included; never corrected here.
+"""LLM-Viewer's cost model (arXiv 2402.16363) as two of its releases compute it, mistakes included.
 
-`methods/llm_viewer.md` section 3 has the formulas and the list of what is wrong; the corrected model is
-`analysis.roofline.model`. Symbols: B batch, S sequence length, q new tokens (1 in decode, S in prefill), h hidden, n and
-k query and KV heads, d = h // n, m FFN width, V vocab; w, a, c bytes per weight, activation and KV element.
+`methods/llm_viewer.md` section 3 has the formulas and the list of what is wrong; nothing is corrected here, but in
+`analysis.roofline.model`. Symbols: B batch, S sequence length, q new tokens (1 in decode, S in prefill), h hidden,
+n and k query and KV heads, d = h // n, m FFN width, V vocab; w, a, c bytes per weight, activation, KV element.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Stage = Literal["prefill", "decode"]
 
 @dataclass(frozen=True)
 class Release:
-    """In what the releases differ: flash attention's KV traffic (issue 12) and output (issue 26), peaks, parallelism."""
+    """In what releases differ: flash attention's KV traffic (issue 12) and output (issue 26), peaks, parallelism."""
 
     year: int
     flash_reads_query_heads: bool

@@ -1,9 +1,9 @@
 """Analytic roofline of a decoder: the operators of one step, and the time a machine needs at least.
 
 Step time is the sum over operators of max(FLOPs / peak, bytes / bandwidth) + launches + communication
-(`methods/_roofline.md` section 3), never the maximum of the sums. It is a lower bound: what a measured step takes beyond
-it is reported as unexplained. Biases, q/k norms and Gemma's second norms are left out; together they are below 0.2% of
-the bytes. Batch and lengths may be arrays, one value per point of a sweep: all points are then computed at once.
+(`methods/_roofline.md` section 3), never the maximum of the sums. It is a lower bound: what a measured step takes
+beyond it is reported as unexplained. Biases, q/k norms and Gemma's second norms are left out; together they are below
+0.2% of the bytes. Batch and lengths may be arrays, one value per point of a sweep: all points are computed at once.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ def forward(
     decoding: bool = False,
     execution: Execution = PLAIN,
 ) -> list[Operator]:
-    """Operators of one forward pass over `new` tokens per sequence after `prefix` cached ones, on one device of several.
+    """Operators of one device in a forward pass over `new` tokens per sequence after `prefix` cached ones.
 
     `logit_rows` is the number of rows per sequence that need logits: 1 for generation, 0 for all chunks of a prefill
     but the last, `new` when drafts are verified. `decoding` says which share of the keys the method reads.
     """
     method, parallel = execution.method, execution.parallel
     held, batch = parallel.device_shape(shape), parallel.device_batch(batch)
-    tokens, kept = batch * new, method.kept if decoding else method.prefill_kept
-    packed = precision
+    tokens, packed = batch * new, precision
+    kept, moved = _shares(method) if decoding else (method.prefill_kept, 1.0)
     if method.weight_bits is not None:
         packed = replace(precision, weight=method.weight_bits / 8, row=method.row_bytes)
     operators = [embedding(tokens, held.hidden, precision), rms_norm(tokens, held.hidden, precision, residual=False)]
     operators += [operator * held.layers for operator in _projections(held, packed, tokens)]
     operators.append(rms_norm(tokens, held.hidden, precision, residual=True) * (2 * held.layers))
     for window, count in held.layers_by_window().items():
-        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, kept)
+        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, kept, moved)
         operators += [operator * count for operator in _attention(held, layer, packed, execution.fused)]
     if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
         rows = batch / parallel.tensor
-        work, moved = rows * method.index_flops, rows * method.index_bytes
-        operators.append(Operator("index_read", shape.layers, work, kv_bytes=moved))
+        work, index = rows * method.index_flops, rows * method.index_bytes
+        operators.append(Operator("index_read", shape.layers, work, kv_bytes=index))
     operators += _feed_forward(held, packed, tokens, parallel.expert)
     if method.vectors:
         operators.append(steering(tokens, held.hidden, precision) * method.vectors)
@@ -88,6 +88,11 @@ def forward(
     if parallel.devices > 1:
         operators += parallel.collectives(shape, precision, tokens, batch * logit_rows)
     return operators
+
+
+def _shares(method: MethodCost) -> tuple[Count, Count]:
+    """The keys one query of a decode step reads, and those all query heads read together."""
+    return method.kept, method.kept if method.read is None else method.read
 
 
 def _any(count: Count) -> bool:

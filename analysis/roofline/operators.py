@@ -62,7 +62,8 @@ class Operator:
     def intensity(self) -> Count:
         """Arithmetic intensity in FLOPs per byte."""
         flops, moved = np.broadcast_arrays(1.0 * self.flops, self.bytes)
-        return np.divide(flops, moved, where=moved > 0, out=np.zeros(moved.shape))[()]
+        found: Count = np.divide(flops, moved, where=moved > 0, out=np.zeros(moved.shape))[()]
+        return found
 
     def __mul__(self, times: int) -> Operator:
         return Operator(
@@ -171,7 +172,10 @@ def causal_pairs(new: Count, prefix: Count, window: int | None = None) -> Count:
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """One layer's attention: q new tokens per sequence after `prefix` cached ones, `kept` of the keys read."""
+    """One layer's attention: q new tokens per sequence after `prefix` cached ones.
+
+    Each query reads the share `kept` of the keys; together they read the share `moved`.
+    """
 
     batch: Count
     new: Count
@@ -181,6 +185,7 @@ class AttentionShape:
     head_dim: int
     window: int | None = None
     kept: Count = 1.0
+    moved: Count = 1.0
 
     @property
     def keys(self) -> Count:
@@ -197,7 +202,7 @@ class AttentionShape:
 def attention(shape: AttentionShape, precision: Precision, *, fused: bool = True) -> list[Operator]:
     """Causal attention with GQA: K and V move once per KV head; unfused, the scores move four times more."""
     queries = shape.batch * shape.new * shape.heads * shape.head_dim
-    cache = shape.batch * shape.keys * shape.kept * shape.kv_heads * shape.head_dim
+    cache = shape.batch * shape.keys * shape.moved * shape.kv_heads * shape.head_dim
     core = Operator(
         "attention",
         1,
@@ -227,7 +232,7 @@ def latent_attention(
     keys and r for values. Expanded (prefill), keys and values of all heads are made from the latents first.
     """
     rank, rotated, plain, value = dims
-    B, n, new, keys, pairs = shape.batch, shape.heads, shape.new, shape.keys * shape.kept, shape.pairs
+    B, n, new, keys, pairs = shape.batch, shape.heads, shape.new, shape.keys * shape.moved, shape.pairs
     a, unit = precision.activation, rank * (plain + value)
     absorbed = 2.0 * pairs * (2 * rank + rotated) + 2.0 * new * unit
     expanded = 2.0 * pairs * (plain + rotated + value) + 2.0 * keys * unit

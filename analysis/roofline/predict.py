@@ -1,4 +1,4 @@
-"""What the analytic roofline is asked for: a datasheet's machine, rows of a table, the modelled work of a counting pass."""
+"""Around the analytic roofline: a datasheet's machine, rows of a table, the modelled work of a counting pass."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from suite.harness.measurement import KVSample, Phase
 def datasheet_machine(hardware: Hardware, precision: Precision, clock_ghz: float | None = None) -> Machine:
     """The theoretical ceilings of a device for operands of this precision; launches are not on a datasheet.
 
-    Operands of 8 bits need both weights and activations that narrow: weight-only quantisation computes in bf16. A device
-    without a rate for narrow operands widens them, and has the rate of the next wider type.
+    Operands of 8 bits need both weights and activations that narrow: weight-only quantisation computes in bf16. A
+    device without a rate for narrow operands widens them, and has the rate of the next wider type.
     """
     dtypes = _compute_dtypes(max(precision.weight, precision.activation))
     rates = ((dtype, hardware.peak_tflops(dtype, clock_ghz)) for dtype in dtypes)

@@ -10,7 +10,7 @@ import functools
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -236,13 +236,14 @@ def preset_names() -> list[str]:
     return list(_presets())
 
 
-def load_preset(name: str) -> ModelShape:
-    """The shape of a published model; `InputError` with a suggestion for an unknown name."""
+def load_preset(name: str, also: Iterable[str] = ()) -> ModelShape:
+    """The shape of a published model; `InputError` with a suggestion for an unknown name, from `also` too."""
     presets = _presets()
     if name in presets:
         return ModelShape.from_hf(presets[name])
-    near = difflib.get_close_matches(name.lower(), presets, n=1, cutoff=0.5)
-    raise InputError(f"unknown model {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see models.toml."))
+    near = difflib.get_close_matches(name.lower(), [*also, *presets], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*also, *presets])}."
+    raise InputError(f"unknown model {name!r}; {hint}")
 
 
 def read_config(path: Path) -> ModelShape:

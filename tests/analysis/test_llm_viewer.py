@@ -1,4 +1,4 @@
-"""LLM-Viewer's two releases: the reference cases of its card, and every known mistake kept here and mended in the model."""
+"""LLM-Viewer's two releases: the reference cases of its card; every known mistake, kept here, mended in the model."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_chat_samples_ten_lengths() -> None:
     assert A1.chat_seconds(1, 512, 1) == pytest.approx(first + A1.analyze("decode", 1, 513).seconds)
 
 
-# ---- known wrong points: kept in the compat modes, mended in the model ------------------------------------------------
+# ---- known wrong points: kept in the compat modes, mended in the model -----------------------------------------------
 
 
 def ours(operators: list[Operator], layers: int) -> dict[str, Operator]:

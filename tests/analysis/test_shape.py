@@ -140,9 +140,7 @@ def test_every_token_computes_with_its_experts_only() -> None:
 
 def test_the_experts_hit_are_those_of_a_simulation() -> None:
     draw, tokens = torch.Generator().manual_seed(0), 40
-    hits = [
-        len({int(e) for _ in range(tokens) for e in torch.randperm(64, generator=draw)[:6]}) for _ in range(60)
-    ]
+    hits = [len({int(e) for _ in range(tokens) for e in torch.randperm(64, generator=draw)[:6]}) for _ in range(60)]
     work = experts("x", tokens, (1, 1, 1, 64, 6), Precision(weight=1.0))
     assert work.weight_bytes == pytest.approx(sum(hits) / len(hits), rel=0.01)
 

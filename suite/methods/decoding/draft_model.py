@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from suite.cost import MethodCost, Situation
 from suite.errors import UnitError
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
@@ -43,6 +44,11 @@ class DraftModelSpeculation(DecodingMethod):
         lossless=True,
     )
     Config = DraftModelConfig
+
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        n = config.length
+        return MethodCost(drafted=n, draft_steps=n, drafter=config.drafter, draft_layers=1 - config.skipped)
 
     def __init__(self) -> None:
         self._loaded: LanguageModel | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.w4_gemm import GROUP, pack
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card
 from suite.methods.weights.base import Site, WeightsMethod
 from suite.methods.weights.linear import W4Linear
@@ -28,6 +29,11 @@ class W4G128(WeightsMethod):
         lossless=False,
     )
     linear = W4Linear
+
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        """A 16-bit scale per group."""
+        return MethodCost(weight_bits=4 + 16 / GROUP)
 
     def quantize(self, name: str, weight: Tensor, site: Site, config: Any) -> W4Linear:
         features = weight.shape[1]
