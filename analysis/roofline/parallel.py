@@ -35,7 +35,7 @@ class Parallel:
         """`InputError` where the model cannot be divided so."""
         if shape.heads % self.tensor or shape.intermediate % self.tensor:
             raise InputError(
-                f"--tensor {self.tensor} does not divide {shape.heads} heads and a width of {shape.intermediate} evenly."
+                f"--tensor {self.tensor} does not divide {shape.heads} heads and a width of {shape.intermediate}."
             )
         if self.pipeline > shape.layers:
             raise InputError(f"--pipeline {self.pipeline} has more stages than the model has layers, {shape.layers}.")

@@ -14,7 +14,6 @@ from suite.commands.output import number, print_json, stdout, table
 from suite.commands.roofline import model_shape, read_precision, target_machine
 from suite.commands.wishes import named_options, numbers, workload_options
 from suite.cost import MethodCost, Situation
-from suite.errors import InputError
 
 if TYPE_CHECKING:
     from analysis.hardware import Hardware
@@ -51,7 +50,9 @@ def estimate(options: EstimateOptions) -> int:
     """One point in full, several as a table, or a comparison with LLM-Viewer."""
     batches, lengths = numbers(options.batch, "--batch"), numbers(options.seqlen, "--seqlen")
     if options.compat:
-        return _compare(options, list(product(batches, lengths)))
+        from suite.commands.roofline_compat import compare
+
+        return compare(options, list(product(batches, lengths)))
     setup, device = _setup(options)
     points = [_Point(options, setup, device, batch, length) for batch, length in product(batches, lengths)]
     if len(points) == 1:
@@ -148,7 +149,7 @@ def _show_point(point: _Point) -> None:
 
     options, rows = point.options, {phase: prediction_rows(times) for phase, times in point.phases.items()}
     if options.form == "csv":
-        _write_csv([{"phase": phase, **row} for phase, found in rows.items() for row in found])
+        write_csv([{"phase": phase, **row} for phase, found in rows.items() for row in found])
         return
     summary = point.summary()
     if options.form == "json":
@@ -220,7 +221,7 @@ def _show_sweep(points: Sequence[_Point]) -> None:
     if first.options.form == "json":
         print_json({**_asked(first), "points": rows})
     elif first.options.form == "csv":
-        _write_csv([{**_asked(first), **row} for row in rows])
+        write_csv([{**_asked(first), **row} for row in rows])
     else:
         columns = [name for name in rows[0] if any(row[name] is not None for row in rows) and name != "fits"]
         asked = _asked(first)
@@ -230,51 +231,7 @@ def _show_sweep(points: Sequence[_Point]) -> None:
         )
 
 
-def _compare(options: EstimateOptions, points: Sequence[tuple[int, int]]) -> int:
-    """LLM-Viewer's figures, the corrected ones, and the error of the former."""
-    from analysis.hardware import hardware_names
-    from analysis.roofline.comparison import comparison_rows
-    from analysis.roofline.estimate import Setup
-    from analysis.roofline.llm_viewer import RELEASES, Viewer, load_device
-    from analysis.roofline.model import Machine
-    from analysis.roofline.parallel import Parallel
-
-    if options.compat not in RELEASES:
-        raise InputError(f"there is no --compat {options.compat!r}; known: {', '.join(RELEASES)}.")
-    release, shape, precision = RELEASES[options.compat], model_shape(options.model), read_precision(options.bits)
-    name = options.hardware.lower().replace("_", "-")
-    viewer = Viewer(release, shape, load_device(name, release), precision, options.fused, options.tensor)
-    theirs = viewer.device
-    target = Machine(f"{name} as LLM-Viewer lists it", theirs.peak(precision), theirs.bytes_per_s, 0.0, float("inf"))
-    if name in hardware_names():
-        target, _ = target_machine(name, precision, options.store)
-    setup = Setup(shape, precision, target, fused=options.fused, parallel=Parallel(options.tensor))
-    rows = [
-        {"batch": batch, "seqlen": length, **row}
-        for batch, length in points
-        for row in comparison_rows(viewer, setup, batch, length)
-    ]
-    _show_comparison(options, target.name, rows)
-    return 0
-
-
-def _show_comparison(options: EstimateOptions, where: str, rows: Sequence[Row]) -> None:
-    if options.form == "csv":
-        _write_csv(rows)
-    elif options.form == "json":
-        print_json({"compat": options.compat, "model": options.model, "hardware": where, "rows": rows})
-    else:
-        columns = ["batch", "seqlen", "stage", "quantity", "unit", "compat", "corrected", "error"]
-        cells = [
-            [str(row[c]) for c in columns[:5]]
-            + [number(row["compat"], 4), number(row["corrected"], 4)]
-            + ["-" if row["error"] is None else f"{row['error']:+.1%}"]
-            for row in rows
-        ]
-        table(f"{options.compat} against the corrected model, {options.model} on {where}", columns, cells, left=5)
-
-
-def _write_csv(rows: Sequence[Row]) -> None:
+def write_csv(rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
