@@ -10,7 +10,16 @@ import pytest
 
 from analysis.hardware import load_hardware
 from analysis.roofline.estimate import Setup, joules, memory, price_per_million, seconds
-from analysis.roofline.model import Machine, Operator, decode, operator_times, prefill, step_seconds, total_flops, verify
+from analysis.roofline.model import (
+    Machine,
+    Operator,
+    decode,
+    operator_times,
+    prefill,
+    step_seconds,
+    total_flops,
+    verify,
+)
 from analysis.roofline.operators import Precision
 from analysis.roofline.parallel import Parallel
 from analysis.roofline.predict import datasheet_machine, prediction_rows
@@ -121,7 +130,9 @@ def test_packed_weights_and_their_tables() -> None:
     assert step["lm_head"].weight_bytes == 4096 * 128256 * 2
     assert step["q_proj"].flops == 32 * (2 + 2) * 4096 * 4096  # every weight is looked up and scaled
     layers = LLAMA3.parameters - 2 * 4096 * 128256
-    assert memory(setup, setup.phases(1, 100), 1, 100).weights == pytest.approx(layers / 2 + 4 * 4096 * 128256, rel=0.01)
+    assert memory(setup, setup.phases(1, 100), 1, 100).weights == pytest.approx(
+        layers / 2 + 4 * 4096 * 128256, rel=0.01
+    )
 
 
 # ---- several devices -------------------------------------------------------------------------------------------------
