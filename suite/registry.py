@@ -102,6 +102,12 @@ METHODS = Methods(
             "distilled adapters end chunks and choose among them (2510.02361)",
         ),
         Entry(
+            "chimera",
+            "suite.methods.decoding.chimera:Chimera",
+            "decoding",
+            "trigram encoder, one layer and four heads on the target's states draft a tree (2402.15758)",
+        ),
+        Entry(
             "draft_model",
             "suite.methods.decoding.draft_model:DraftModelSpeculation",
             "control",
@@ -228,6 +234,12 @@ EXPERIMENTS = Registry(
         ),
         Entry(
             "actqkv", "suite.experiments.actqkv:ActQKVExperiment", "attention", "needle blocks, reads, time, k by layer"
+        ),
+        Entry(
+            "chimera",
+            "suite.experiments.chimera:ChimeraExperiment",
+            "decoding",
+            "losslessness, speed, against Medusa's heads and the ablations on one tree, head accuracies",
         ),
         Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),
         Entry(
