@@ -232,12 +232,17 @@ class Decoder(Layers):
         x = self.advance(self.embed(tokens), cache, attention, counts)
         if logits == "last":
             x = x[torch.arange(B), torch.tensor(counts) - 1] if T > 1 else x[:, 0]
-        return self._logits(x)
+        return self.to_logits(self.norm(x))
 
     def train_logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, T, vocab] of whole sequences with gradients, without a cache."""
+        return self.to_logits(self.train_states(tokens))
+
+    def train_states(self, tokens: Tensor) -> Tensor:
+        """The same up to the final norm: [B, T, hidden], what the head reads."""
         step = cast(Step, None)  # TrainingAttention neither caches nor pads
-        return self._logits(self._through(self.embed(tokens), TrainingAttention(self.config), step))
+        x: Tensor = self.norm(self._through(self.embed(tokens), TrainingAttention(self.config), step))
+        return x
 
     def embed(self, tokens: Tensor) -> Tensor:
         """What the first layer sees of tokens [...]: their embeddings [..., hidden]."""
@@ -247,8 +252,9 @@ class Decoder(Layers):
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         return x
 
-    def _logits(self, x: Tensor) -> Tensor:
-        logits = gemv.linear(self.norm(x), self.head.weight, out_dtype=torch.float32)
+    def to_logits(self, states: Tensor) -> Tensor:
+        """States behind the final norm [..., hidden] -> fp32 logits [..., vocab]."""
+        logits = gemv.linear(states, self.head.weight, out_dtype=torch.float32)
         if self.config.logit_softcap:
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits

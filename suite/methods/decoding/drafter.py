@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
 from suite.models.decoder import Decoder, Layer
 from suite.models.generation import padded, prefill
-
-M = TypeVar("M", bound=nn.Module)
+from suite.models.twins import shallow
 
 
 class DraftModel:
@@ -92,7 +90,7 @@ class _Chain:
 
 def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
     """A decoder of some of another's layers. Modules are shared, weights of any kind with them; nothing is copied."""
-    twin = _shallow(decoder)
+    twin = shallow(decoder)
     twin.layers = nn.ModuleList(_relabelled(cast(Layer, decoder.layers[old]), new) for new, old in enumerate(kept))
     windows = tuple(decoder.config.windows[layer] for layer in kept) if decoder.config.windows else ()
     twin.config = replace(decoder.config, layers=len(kept), windows=windows)
@@ -101,13 +99,7 @@ def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
 
 def _relabelled(layer: Layer, index: int) -> Layer:
     """The same layer with another place in the cache."""
-    twin = _shallow(layer)
-    twin.attention = _shallow(layer.attention)
+    twin = shallow(layer)
+    twin.attention = shallow(layer.attention)
     twin.attention.layer = index
-    return twin
-
-
-def _shallow(module: M) -> M:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
     return twin

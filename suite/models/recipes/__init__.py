@@ -32,6 +32,20 @@ RECIPES = Registry(
             "its ablation without the trigram encoder",
         ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
+        Entry("distilled", "suite.models.recipes.distilled:DistilledRecipe", "adapter", "one-layer draft model"),
+        Entry(
+            "distilled-w4",
+            "suite.models.recipes.distilled:DistilledW4Recipe",
+            "adapter",
+            "four-layer int4 draft model, the middle one of specmquant",
+        ),
+        Entry("eagle", "suite.models.recipes.eagle:EagleRecipe", "adapter", "EAGLE tree head of the model itself"),
+        Entry(
+            "eagle-w4",
+            "suite.models.recipes.eagle:EagleW4Recipe",
+            "adapter",
+            "EAGLE tree head of distilled-w4, for specmquant (train that one first)",
+        ),
         Entry(
             "lab-long", "suite.models.recipes.lab_long:LabLong", "lab", "small decoder on lab-longbench, context 512"
         ),
