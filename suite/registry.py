@@ -125,6 +125,18 @@ METHODS = Methods(
             "decoding",
             "draft trees from a trie of prompts and answers, verified in one pass (2312.12728)",
         ),
+        Entry(
+            "specmquant",
+            "suite.methods.decoding.specmquant:SpecMQuant",
+            "decoding",
+            "a small int4 model turns tree drafts into a chain for the target, HierSpec (2505.22179)",
+        ),
+        Entry(
+            "eagle",
+            "suite.methods.decoding.eagle:Eagle",
+            "control",
+            "dynamic draft trees from the target's own features, EAGLE-2 (2406.16858, control)",
+        ),
         Entry("ngram", "suite.methods.decoding.ngram:Ngram", "control", "prompt lookup, 8 tokens behind 2 (control)"),
         Entry(
             "oracle",

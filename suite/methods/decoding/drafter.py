@@ -8,13 +8,20 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.tree import TokenTree
+from suite.methods.weights.base import Site
+from suite.methods.weights.linear import projections
+from suite.methods.weights.w4g128 import W4G128
+from suite.models import adapters
 from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
 from suite.models.decoder import Decoder, Layer
 from suite.models.generation import padded, prefill
+from suite.models.language_model import LanguageModel
+from suite.models.recipes.distilled import DraftLayers
 from suite.models.twins import shallow
 
 
@@ -26,7 +33,9 @@ class DraftModel:
     """
 
     def __init__(self, decoder: Decoder) -> None:
+        """Its embedding knows all of the target's tokens; its head may speak the first of them only."""
         self._decoder = decoder
+        self._vocab = decoder.embedding.num_embeddings
         self._attention = DenseAttention(decoder.config)
         self._cache = KVCache(decoder.config, 0, decoder.dtype)
 
@@ -39,7 +48,7 @@ class DraftModel:
     def chains(self, contexts: Sequence[Context], length: int) -> list[TokenTree]:
         """A chain of `length` tokens for each request, or as many as it has room for: greedy ones, or drawn ones."""
         lengths = [min(length, context.most_depth) for context in contexts]
-        chains = [_Chain(context) for context in contexts]
+        chains = [_Chain(context, self._vocab) for context in contexts]
         pieces = [context.tokens[self._cache.lengths[context.row] :] for context in contexts]
         steps = max(lengths)
         for step in range(steps):
@@ -70,8 +79,8 @@ class DraftModel:
 class _Chain:
     """One request's draft while it grows."""
 
-    def __init__(self, context: Context) -> None:
-        self._sampler = context.sampler
+    def __init__(self, context: Context, vocab: int) -> None:
+        self._sampler, self._vocab = context.sampler, vocab
         self.tokens: list[int] = []
         self._laws: list[Tensor] = []
 
@@ -81,11 +90,27 @@ class _Chain:
             self.tokens += self._sampler.choose(logits, [0])
             return
         law = self._sampler.probabilities(logits)[0]
-        self._laws.append(law)
+        self._laws.append(widened(law, self._vocab))
         self.tokens.append(self._sampler.draw(law))
 
     def tree(self, steps: int) -> TokenTree:
         return TokenTree.chain(self.tokens, torch.stack(self._laws) if self._laws else None, steps)
+
+
+def widened(laws: Tensor, vocab: int) -> Tensor:
+    """Laws [..., n] of a head that speaks the first n tokens, as laws [..., vocab]."""
+    return functional.pad(laws, (0, vocab - laws.shape[-1]))
+
+
+def distilled(recipe: str, model: LanguageModel) -> tuple[Decoder, str]:
+    """A draft model trained for this target, in its dtype or in int4 as its recipe has it; and its digest."""
+    layers = cast(DraftLayers, adapters.load(recipe, model))
+    digest, decoder = layers.digest, layers.decoder(model.decoder)
+    if recipe == "distilled-w4":
+        for name, owner, attribute in projections(decoder):
+            matrix = getattr(owner, attribute)
+            setattr(owner, attribute, W4G128().quantize(name, matrix.weight, Site((), matrix.bias), None))
+    return decoder.cast_weights(model.decoder.dtype), digest
 
 
 def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
