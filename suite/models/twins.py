@@ -33,7 +33,7 @@ def with_layers(decoder: Decoder, layers: Sequence[nn.Module], norm: RMSNorm, vo
 
 def copied_layer(decoder: Decoder, index: int) -> Layer:
     """A layer of its own in fp32 that begins as this one; as a random one where the decoder's is quantised."""
-    layer = Layer(decoder.config, 0)
+    layer = Layer(decoder.config, index)
     weights = decoder.layers[index].state_dict()
     if weights.keys() == layer.state_dict().keys():
         layer.load_state_dict(weights)

@@ -24,7 +24,8 @@ PROBE = "The quick brown fox, 1234: déjà vu?\n"
 class DraftModelConfig(MethodConfig):
     """`length` tokens per draft. `drafter`: name or path of a smaller model; without one the target drafts itself.
 
-    `distilled` and `distilled-w4` are draft models trained for the target (`suite train`). The target by itself leaves out the share `skipped` of its layers, spread evenly over those between the first and the last.
+    `distilled` and `distilled-w4` name draft models trained for this target (`suite train`). A target that drafts for
+    itself leaves out the share `skipped` of its layers, spread evenly over those between the first and the last.
     """
 
     length: int = tunable(4, low=1, high=16)

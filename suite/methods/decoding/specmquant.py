@@ -116,9 +116,7 @@ class MiddleModel:
     def _pass(self, root: int, tree: TokenTree) -> Tensor:
         """Logits [1 + N, vocab] of the middle model at a root and its tree."""
         self._attention.plant(self._cache, [tree])
-        logits: Tensor = self._decoder(
-            torch.tensor([[root, *tree.tokens]]), self._cache, self._attention, logits="all"
-        )
+        logits: Tensor = self._decoder(torch.tensor([[root, *tree.tokens]]), self._cache, self._attention, logits="all")
         return logits[0]
 
     def _say(self, logits: Tensor) -> tuple[list[int], list[Tensor]]:
@@ -159,10 +157,10 @@ class SpecMQuant(DecodingMethod):
         claims=(
             Claim("lossless", "the output is that of plain decoding, up to floating-point effects",
                   "chains verified greedily", "share of greedy tokens", 1.0),
-            Claim("tree-cost", "verifying a tree costs more beside a one-token pass on int4 weights than on 16-bit ones",
+            Claim("tree-cost", "a tree costs more beside a one-token pass on int4 weights than on 16-bit ones",
                   "about 1.8 (W4A16) against under 1.2 (FP16)", "ratio of r(T), int4 / 16 bit"),
             Claim("acceptance", "acceptance barely changes with the precision of the target",
-                  "mean accepted length nearly equal across precisions", "ratio of tokens per pass, int4 / 16 bit", 0.95),
+                  "mean accepted length nearly equal", "ratio of tokens per pass, int4 / 16 bit", 0.95),
             Claim("tree-gain", "trees speed up int4 targets less than 16-bit ones",
                   "EAGLE-2, Llama-3-8B: 2.3x on FP16, 1.3x on W4A16 (A100)", "gain on 16 bit / gain on int4"),
             Claim("hier-tree", "on int4 weights the hierarchy is faster than a tree draft verified by the target",

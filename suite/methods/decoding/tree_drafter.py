@@ -16,7 +16,6 @@ from suite.errors import UnitError
 from suite.methods.decoding.tree import ROOT, TokenTree
 from suite.models import adapters
 from suite.models.attention import DenseAttention, Step
-from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.decoder import Decoder
 from suite.models.generation import PREFILL_CHUNK

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kernels.w4_gemm import dequantise
 from suite.models.decoder import Decoder
 from suite.models.int4 import round_to_int4
-from suite.models.recipes.drafts import DraftRecipe, draft_vocab, longer, soft_cross_entropy
+from suite.models.recipes.drafts import DraftRecipe, draft_vocab, soft_cross_entropy
 from suite.models.twins import copied_layer, with_layers
 
 
@@ -29,8 +29,6 @@ class DraftLayers(nn.Module):
     def __init__(self, decoder: Decoder, count: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(copied_layer(decoder, index) for index in range(count))
-        for index, layer in enumerate(self.layers):
-            layer.attention.layer = index
         self.norm = copy.deepcopy(decoder.norm).requires_grad_(True)
 
     def decoder(self, target: Decoder) -> Decoder:
@@ -113,7 +111,6 @@ class DistilledW4Recipe(DistilledRecipe):
     name = "distilled-w4"
     summary = "the first four layers of the target, trained to its law, in int4: the middle model of specmquant"
     layers = 4
-    plan_of = longer(400)
 
     def evaluate(self, draft: DraftLayers) -> dict[str, float]:
         """As it will be saved."""

@@ -8,7 +8,6 @@ full head would cost a small model's draft as much as its layers do (FR-Spec, ar
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -23,11 +22,11 @@ from suite.models.language_model import LanguageModel
 from suite.models.recipes.activations import Corpus, from_windows, training_text
 
 VOCAB = 16384
-WINDOWS, LENGTH, HELD_OUT = 96, 512, 8
+WINDOWS, LENGTH, HELD_OUT = 80, 512, 8
 SPARSE = 4  # the loss over tokens is taken at every fourth place of a window: neighbours say much the same
 
 PLAN = TrainingPlan(
-    steps=500, batch=2, lr=1e-3, warmup=30, weight_decay=0.01, clip=1.0, seed=0, eval_every=50, beta2=0.99
+    steps=300, batch=2, lr=1e-3, warmup=30, weight_decay=0.01, clip=1.0, seed=0, eval_every=50, beta2=0.99
 )  # fmt: skip
 
 Draft = TypeVar("Draft", bound=nn.Module)
@@ -43,11 +42,10 @@ class DraftRecipe(Generic[Draft]):
         "settings were set once (nothing compared); the weights are those of the best evaluation by agreement on the "
         "last windows of the text, which are not trained on"
     )
-    plan_of: ClassVar[TrainingPlan] = PLAN
     dev_figure = "agreement"
 
-    def __init__(self, model: LanguageModel, data: Path | None = None, plan: TrainingPlan | None = None) -> None:
-        self.model, self.path, self.plan = model, data, plan or self.plan_of
+    def __init__(self, model: LanguageModel, data: Path | None = None, plan: TrainingPlan = PLAN) -> None:
+        self.model, self.path, self.plan = model, data, plan
 
     @property
     @abstractmethod
@@ -123,8 +121,3 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
     """Of the student's law under the teacher's, mean over all rows [..., vocab]; the teacher gets no gradient."""
     law = teacher.detach().float().softmax(dim=-1)
     return -(law * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
-
-
-def longer(steps: int) -> TrainingPlan:
-    """The common plan with another number of steps."""
-    return replace(PLAN, steps=steps)

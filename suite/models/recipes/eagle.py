@@ -53,6 +53,8 @@ class TreeHead(nn.Module):
     to learn their scale. `owner` [32] uint8 is the sha256 of whose features these are.
     """
 
+    owner: Tensor
+
     def __init__(self, owner: Decoder, digest: str) -> None:
         super().__init__()
         hidden = owner.config.hidden
@@ -132,7 +134,7 @@ class EagleW4Recipe(EagleRecipe):
         return cast(DraftLayers, adapters.load("distilled-w4", self.model))
 
     @cached_property
-    def owner(self) -> Decoder:  # type: ignore[override]
+    def owner(self) -> Decoder:
         """The middle model; its matrices are what its codes stand for."""
         return self._middle.decoder(self.model.decoder)
 
