@@ -282,6 +282,12 @@ EXPERIMENTS = Registry(
             "losslessness, speed on copied and on open text, tries and modes, cost model",
         ),
         Entry(
+            "specmquant",
+            "suite.experiments.specmquant:SpecMQuantExperiment",
+            "decoding",
+            "losslessness, cost of trees by precision, the hierarchy against trees and chains on int4",
+        ),
+        Entry(
             "squeezellm",
             "suite.experiments.squeezellm:SqueezeLLMExperiment",
             "weights",

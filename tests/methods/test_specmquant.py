@@ -1,4 +1,4 @@
-"""HierSpec and its parts: the tree drafter, the middle model's chains, what the target sees, and the traps of the card."""
+"""HierSpec: the tree drafter, the middle model's chains, what the target sees, and the traps of the card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -17,11 +17,10 @@ from suite.errors import UnitError
 from suite.harness.meter import RequestMeter
 from suite.methods.decoding import rounds, specmquant, tree_drafter
 from suite.methods.decoding.context import Context
-from suite.methods.decoding.draft_model import DraftModelSpeculation
 from suite.methods.decoding.drafter import distilled
 from suite.methods.decoding.eagle import Eagle
 from suite.methods.decoding.specmquant import HEAD, MIDDLE, MiddleFigures, MiddleModel, SpecMQuant, SpecMQuantConfig
-from suite.methods.decoding.tree import ROOT, TokenTree
+from suite.methods.decoding.tree import TokenTree
 from suite.methods.decoding.tree_drafter import TreeDrafter, check_owner, tree_head
 from suite.methods.weights.linear import W4Linear, projections
 from suite.methods.weights.w4g128 import W4G128
@@ -65,13 +64,12 @@ def greedy(decoder: Decoder, tokens: list[int], count: int) -> list[int]:
 @torch.inference_mode()
 def alone(head: Decoder, features: Tensor, text: list[int], branch: list[int]) -> Tensor:
     """Log law [vocab] behind a branch: pair by pair, the head's own features from the branch's first token on."""
-    pairs = [(token, features[i]) for i, token in enumerate(text[1:])]
-    for token in [None, *branch]:
-        if token is not None:
-            pairs.append((token, state))
-        cast(Fusion, head.embedding).features = torch.stack([feature for _, feature in pairs])[None]
-        state = head.train_states(torch.tensor([[token for token, _ in pairs]]))[0, -1]
-    return head.to_logits(state).log_softmax(dim=-1)
+    tokens, own = text[1:], list(features)
+    for token in [*branch, None]:
+        cast(Fusion, head.embedding).features = torch.stack(own)[None]
+        own.append(head.train_states(torch.tensor([tokens]))[0, -1])
+        tokens = [*tokens, token]
+    return head.to_logits(own[-1]).log_softmax(dim=-1)
 
 
 def best_by_hand(head: Decoder, features: Tensor, depth: int, width: int, nodes: int) -> dict[tuple[int, ...], float]:
@@ -212,10 +210,10 @@ def test_a_weak_tree_drafter_needs_several_middle_rounds():
 class Seen(rounds.TreeAttention):
     """What the target is asked to verify."""
 
-    trees: list[TokenTree | None] = []
+    trees: ClassVar[list[TokenTree | None]] = []
 
     def plant(self, cache: Any, trees: Any) -> None:
-        Seen.trees += trees
+        self.trees.extend(trees)
         super().plant(cache, trees)
 
 
@@ -225,7 +223,7 @@ def test_the_target_sees_short_chains_only(monkeypatch):
     follow = specmquant.follow
     monkeypatch.setattr(specmquant, "follow", lambda tree, said: middle_trees.append(tree) or follow(tree, said))
     monkeypatch.setattr(rounds, "TreeAttention", Seen)
-    Seen.trees = []
+    Seen.trees.clear()
     run(SpecMQuant(), small_model(), REQUESTS, min_chain=3, depth=2, nodes=10, width=4)
     planted = [tree for tree in Seen.trees if tree is not None]
     assert all(tree.is_chain and len(tree) <= 3 + 2 for tree in planted)
