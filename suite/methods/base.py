@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from suite.cost import DENSE, MethodCost, Situation
 from workloads.schema import Completion, Request
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ class Method(ABC):
     def model_bytes(self, model: LanguageModel, config: MethodConfig) -> int:
         """Bytes of the weights that a forward pass reads; asked after `prepare`, while nothing is attached."""
         return model.model_bytes
+
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        """What the analytic roofline counts in place of dense decoding, from the options alone; the least there is."""
+        return DENSE
 
     @abstractmethod
     def attach(self, model: LanguageModel, config: MethodConfig) -> AbstractContextManager[Generator]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.segment_reduce import segment_sum
 from kernels.select_top import select_top, top
+from suite.cost import Count, MethodCost, Situation
 from suite.methods.attention.base import AttentionMethod, Phase, grow
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
@@ -72,6 +73,20 @@ class Control(AttentionMethod):
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         """Among the tokens [sinks, recent): first slots [G, k] (-1: none), their length, and the bytes read for it."""
 
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        scored = at.beyond(config.budget) * at.layers * cls.scored(config, at.tokens) * at.head_dim
+        return MethodCost(
+            at.share(config.budget),
+            index_bytes=scored * at.kv_heads * at.element_bytes,
+            index_flops=2 * scored * at.heads,
+        )
+
+    @classmethod
+    def scored(cls, config: Any, tokens: Count) -> Count:
+        """Vectors per KV head that a choice among `tokens` tokens reads."""
+        return 0.0
+
     def _slots(self, blocks: Tensor) -> Tensor:
         """First slots of blocks; -1 stays."""
         return torch.where(blocks >= 0, blocks * self._config.block + self._config.sinks, blocks)
@@ -96,6 +111,10 @@ class Uniform(Control):
         source="control of this suite (as in Quest, arXiv 2406.10774, with means)",
         lossless=False,
     )
+
+    @classmethod
+    def scored(cls, config: Any, tokens: Count) -> Count:
+        return tokens / float(config.block)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         super().begin_batch(model, config, batch)
@@ -157,6 +176,10 @@ class Oracle(Control):
         source="upper control of this suite",
         lossless=False,
     )
+
+    @classmethod
+    def scored(cls, config: Any, tokens: Count) -> Count:
+        return tokens
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         G, sinks = self._model.kv_heads, self._config.sinks

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from suite.cost import MethodCost, Situation
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.dual_chunk import DualChunk, Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
@@ -160,6 +161,11 @@ class Qwen25OneM(AttentionMethod):
             grouped = turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
             looks.append((slice(region.start, region.stop), grouped))
         return line_sums(looks, keys, len(q))
+
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        sparse = at.beyond(config.sparse_from)
+        return MethodCost(prefill_kept=1 - sparse * (1 - at.prompt_share(config.verticals + config.slashes)))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class DecodingMethod(Method):
     def observe(self, context: Context, hidden: Tensor) -> None:
         """If `sees_hidden`: the target's final-norm states [n, hidden] of the next n tokens that are in its cache.
 
-        That is the prompt in pieces, then root and accepted nodes of each round, before `update` is told of it.
+        That is the prompt in pieces, then root and accepted nodes of each round, before `update` is told of it. The
+        tensor is the method's own.
         """
 
     def update(self, context: Context, outcome: Round) -> None:

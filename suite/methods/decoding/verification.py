@@ -80,9 +80,9 @@ class TreeAttention(DenseAttention):
         )
 
     def plain(self, step: Step) -> Tables | None:
-        """Prompts and chains are, and trees without padding, unless somebody looks on."""
+        """Prompts and chains are, and trees without padding, unless every layer's reads are to be told."""
         planted = self._planted
-        if self._watch is not None or self._counter is not None:
+        if self._counter is not None:
             return None
         if planted is not None and not planted.chains:
             if planted.visible is None:
