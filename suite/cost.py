@@ -6,7 +6,9 @@ one value per point of a sweep.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,3 +78,12 @@ class MethodCost:
 
 
 DENSE = MethodCost()
+
+
+def together(costs: Iterable[MethodCost]) -> MethodCost:
+    """Methods of different families at once: what each of them changes, none of the others does."""
+    changed: dict[str, Any] = {}
+    for cost in costs:
+        own = {field.name: getattr(cost, field.name) for field in fields(cost)}
+        changed |= {name: value for name, value in own.items() if np.any(value != getattr(DENSE, name))}
+    return replace(DENSE, **changed)

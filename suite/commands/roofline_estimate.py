@@ -90,7 +90,8 @@ def _method_cost(options: EstimateOptions) -> tuple[Callable[[Situation], Method
     name, given = named_options(options.method)
     kind = METHODS.load(name)
     config = validated(kind.Config, {**given, **workload_options(options.settings, None)}, f"method {name}")
-    return lambda at: kind.cost(config, at), str(getattr(config, "drafter", ""))
+    drafter = next((str(value) for option, value in config if option.rpartition(".")[2] == "drafter"), "")
+    return lambda at: kind.cost(config, at), drafter
 
 
 class _Point:

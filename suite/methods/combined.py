@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, cast
 
 from pydantic import ValidationError, create_model, model_validator
 
+from suite.cost import MethodCost, Situation, together
 from suite.errors import InputError
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.dense import Dense
@@ -76,6 +77,10 @@ class Combined(Method):
     def model_bytes(self, model: LanguageModel, config: Any) -> int:
         own = model.model_bytes
         return own + sum(part.model_bytes(model, config.part(name)) - own for name, part in self.parts.items())
+
+    @classmethod
+    def cost(cls, config: Any, at: Situation) -> MethodCost:
+        return together(kind.cost(config.part(name), at) for name, kind in cls.kinds.items())
 
     @contextmanager
     def attach(self, model: LanguageModel, config: Any) -> Iterator[Generator]:

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
+from suite.cost import Situation
 from suite.errors import InputError
 from suite.harness.contender import Contender
 from suite.harness.gates import GateRequests, Gates
@@ -311,6 +313,20 @@ def test_facts_of_a_combination_follow_from_its_parts():
     method, config = prepared("w4g128+streaming+ngram", model)
     alone, own = prepared("w4g128", model)
     assert method.model_bytes(model, config) == alone.model_bytes(model, own) < model.model_bytes
+
+
+@pytest.mark.parametrize("tokens", [245.0, np.array([1.0, 64.0, 245.0, 1e5])], ids=["a length", "a sweep"])
+def test_the_stated_cost_is_that_of_all_parts(tokens):
+    at = Situation(tokens, CONFIG.layers, CONFIG.hidden, CONFIG.heads, CONFIG.kv_heads, CONFIG.head_dim, 4)
+    names = ("w4g128", "streaming", "draft_model")
+    kind = METHODS.load("+".join(names))
+    found = kind.cost(kind.Config(**options("+".join(names))), at)
+    weights, attention, drafts = (METHODS.load(one).cost(METHODS.load(one).Config(**options(one)), at) for one in names)
+    assert found.weight_bits == weights.weight_bits < 16
+    assert np.array_equal(found.kept, attention.kept)
+    assert np.array_equal(found.stored, attention.stored)
+    assert np.min(found.kept) < 1
+    assert (found.drafted, found.draft_steps, found.draft_layers) == (4, 4, drafts.draft_layers)
 
 
 def test_options_belong_to_their_parts_and_equal_wishes_have_equal_keys():
