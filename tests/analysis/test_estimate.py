@@ -255,7 +255,7 @@ def test_a_method_is_asked_at_every_length() -> None:
         return DENSE
 
     Setup(LLAMA3, Precision.of_bits(16, 8, 16), H100, method).phases(1, 777)
-    assert (asked[0].tokens, asked[0].group, asked[0].element_bytes) == (777, 4, 1.0)
+    assert (asked[0].tokens, asked[0].group, asked[0].element_bytes) == (777, 4, 2.0)
 
 
 def test_hardware_from_a_file(tmp_path: Path) -> None:
