@@ -19,7 +19,7 @@ Count = float | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Situation:
-    """Where a cost is asked for: `tokens` of context, the model's dimensions, bytes of a cached element."""
+    """Where a cost is asked for: `tokens` of context, the model's dimensions, bytes of an activation."""
 
     tokens: Count
     layers: int

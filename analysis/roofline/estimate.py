@@ -60,7 +60,7 @@ class Setup:
         """How a pass over a context of `tokens` is executed."""
         shape = self.shape
         at = Situation(
-            tokens, shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, self.precision.kv
+            tokens, shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, self.precision.activation
         )
         return Execution(self.fused, self.method(at), self.parallel)
 

@@ -74,7 +74,8 @@ def forward(
     operators += [operator * held.layers for operator in _projections(held, packed, tokens)]
     operators.append(rms_norm(tokens, held.hidden, precision, residual=True) * (2 * held.layers))
     for window, count in held.layers_by_window().items():
-        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, kept, moved)
+        shares = (kept, moved) if window is None else (1.0, 1.0)  # a windowed layer reads little already
+        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, *shares)
         operators += [operator * count for operator in _attention(held, layer, packed, execution.fused)]
     if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
         rows = batch / parallel.tensor

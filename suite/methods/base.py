@@ -98,8 +98,8 @@ class Method(ABC):
         """Bytes of the weights that a forward pass reads; asked after `prepare`, while nothing is attached."""
         return model.model_bytes
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         """What the analytic roofline counts in place of dense decoding, from the options alone; the least there is."""
         return DENSE
 

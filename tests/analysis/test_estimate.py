@@ -247,6 +247,19 @@ def test_a_price_per_hour_is_a_price_per_million_tokens() -> None:
     assert price_per_million(3.6, 2, 1000.0) == pytest.approx(2.0)
 
 
+def test_a_method_leaves_windowed_layers_as_they_are() -> None:
+    gemma = load_preset("gemma-2-9b")
+    whole, sparse = (Setup(gemma, BF16, H100, always(cost)) for cost in (DENSE, MethodCost(kept=0.1, prefill_kept=0.1)))
+    for phase, field in (("decode", "kv_bytes"), ("prefill", "flops")):
+        figures = [
+            sorted(getattr(time.operator, field) for time in setup.phases(1, 32768)[phase]
+                   if time.operator.name == "attention")
+            for setup in (whole, sparse)
+        ]  # fmt: skip
+        windowed, full = figures[0]
+        assert figures[1] == pytest.approx(sorted([windowed, 0.1 * full]))
+
+
 def test_a_method_is_asked_at_every_length() -> None:
     asked: list[Situation] = []
 
@@ -255,7 +268,7 @@ def test_a_method_is_asked_at_every_length() -> None:
         return DENSE
 
     Setup(LLAMA3, Precision.of_bits(16, 8, 16), H100, method).phases(1, 777)
-    assert (asked[0].tokens, asked[0].group, asked[0].element_bytes) == (777, 4, 1.0)
+    assert (asked[0].tokens, asked[0].group, asked[0].element_bytes) == (777, 4, 2.0)
 
 
 def test_hardware_from_a_file(tmp_path: Path) -> None:

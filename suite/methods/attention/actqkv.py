@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels import gemv
 from kernels.kv_move import gather
 from kernels.select_top import top
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.cutoff import CutOff
 from suite.methods.attention.probe import LayerMemory, density, local_mask, local_mass, probe_query
@@ -82,6 +82,7 @@ class ActQKV(AttentionMethod):
         claims=CLAIMS,
     )
     Config = ActQKVConfig
+    cost = staticmethod(costs.actqkv)
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:
@@ -189,17 +190,6 @@ class ActQKV(AttentionMethod):
 
     def capacity(self, tokens: int) -> int:
         return min(tokens, self.dense_until + 2 * self._config.window) if self._evicting else tokens
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        tokens = config.n_init + config.n_local + config.topk * config.block
-        scored = at.beyond(tokens) * at.layers * at.heads * at.head_dim * at.tokens / config.block
-        return MethodCost(
-            kept=at.share(tokens),
-            prefill_kept=at.prompt_share(tokens),
-            index_bytes=scored * at.element_bytes,
-            index_flops=2 * scored,
-        )
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from functools import partial
 from math import log
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -21,7 +20,7 @@ from suite.models import adapters
 from suite.models.attention import Step
 from suite.models.config import ModelConfig
 from suite.models.language_model import LanguageModel
-from suite.models.recipes.chunkllm import LONGEST, ChunkAdapters, adapter_dim, chunk_ends, selecting_layers
+from suite.models.recipes.chunkllm import LONGEST, ChunkAdapters, chunk_ends, selecting_layers
 
 CLAIMS = (
     Claim("quality", "reading about half of the cache keeps nearly all of the quality",
@@ -82,6 +81,7 @@ class ChunkLLM(AttentionMethod):
         claims=CLAIMS,
     )
     Config = ChunkLLMConfig
+    cost = staticmethod(costs.chunkllm)
     acts_in: ClassVar[tuple[Phase, ...]] = ("decode",)
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
@@ -174,13 +174,6 @@ class ChunkLLM(AttentionMethod):
         """Adapted keys, newest queries and spans of all rows; the adapters' own weights are the model's."""
         kept = (t for chunks in self._rows for t in (chunks.keys, *chunks.newest, chunks.spans) if t is not None)
         return sum(t.untyped_storage().nbytes() for t in kept)
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        """Chunks as long as they may be; their keys are read once per chunk."""
-        scored = at.layers * adapter_dim(at.hidden) * at.tokens / config.longest / config.longest
-        kept = np.maximum(config.retention, at.share(config.budget))
-        return MethodCost(kept, index_bytes=scored * at.element_bytes, index_flops=2 * scored)
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.segment_reduce import segment_sum
 from kernels.select_top import select_top, top
-from suite.cost import Count, MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
@@ -73,20 +73,6 @@ class Control(AttentionMethod):
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         """Among the tokens [sinks, recent): first slots [G, k] (-1: none), their length, and the bytes read for it."""
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        scored = at.beyond(config.budget) * at.layers * cls.scored(config, at.tokens) * at.head_dim
-        return MethodCost(
-            at.share(config.budget),
-            index_bytes=scored * at.kv_heads * at.element_bytes,
-            index_flops=2 * scored * at.heads,
-        )
-
-    @classmethod
-    def scored(cls, config: Any, tokens: Count) -> Count:
-        """Vectors per KV head that a choice among `tokens` tokens reads."""
-        return 0.0
-
     def _slots(self, blocks: Tensor) -> Tensor:
         """First slots of blocks; -1 stays."""
         return torch.where(blocks >= 0, blocks * self._config.block + self._config.sinks, blocks)
@@ -111,10 +97,7 @@ class Uniform(Control):
         source="control of this suite (as in Quest, arXiv 2406.10774, with means)",
         lossless=False,
     )
-
-    @classmethod
-    def scored(cls, config: Any, tokens: Count) -> Count:
-        return tokens / float(config.block)
+    cost = staticmethod(costs.uniform)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         super().begin_batch(model, config, batch)
@@ -159,6 +142,7 @@ class Random(Control):
         source="control of this suite",
         lossless=False,
     )
+    cost = staticmethod(costs.random)
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         draw = torch.Generator().manual_seed(step.stops[row] * self._model.layers + layer)  # the same in any batch
@@ -176,10 +160,7 @@ class Oracle(Control):
         source="upper control of this suite",
         lossless=False,
     )
-
-    @classmethod
-    def scored(cls, config: Any, tokens: Count) -> Count:
-        return tokens
+    cost = staticmethod(costs.oracle)
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         G, sinks = self._model.kv_heads, self._config.sinks

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self, cast
 
-import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.chunk_selection import boundaries, choose, split_rows
 from suite.methods.attention.selection import Causal, Gathered, Plan, Segments
@@ -97,6 +96,7 @@ class DHSA(AttentionMethod):
         claims=CLAIMS,
     )
     Config = DHSAConfig
+    cost = staticmethod(costs.dhsa)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
     verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
@@ -147,12 +147,6 @@ class DHSA(AttentionMethod):
             (rows.tail, Causal(positions[stop:])),
         ]
         return Segments([part for part in parts if part[0]])
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        if config.density is None:
-            return MethodCost(prefill_kept=at.prompt_share(config.budget))
-        return MethodCost(prefill_kept=at.prompt_share(np.maximum(config.least, config.density * at.tokens)))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.block_masks import KEYS, QUERIES, keep
 from suite.methods.attention.dhsa import WHOLE_PROMPT
@@ -61,6 +61,7 @@ class DHSABlock(AttentionMethod):
         claims=CLAIMS,
     )
     Config = DHSABlockConfig
+    cost = staticmethod(costs.dhsa_block)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
     verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
@@ -81,11 +82,6 @@ class DHSABlock(AttentionMethod):
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
         return Tiles(self._kept.pop(row)[None], (QUERIES, KEYS), step.positions[row, : len(q)])
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        tokens = config.density * at.tokens if config.budget is None else config.budget
-        return MethodCost(prefill_kept=at.prompt_share(tokens))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

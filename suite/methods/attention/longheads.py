@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.select_top import select_top
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, grow
 from suite.methods.attention.selection import Selection, Shared
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -79,6 +79,7 @@ class LongHeads(AttentionMethod):
         claims=CLAIMS,
     )
     Config = LongHeadsConfig
+    cost = staticmethod(costs.longheads)
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         if config.attention_length > model.window:
@@ -150,19 +151,6 @@ class LongHeads(AttentionMethod):
     def index_bytes(self) -> int:
         tensors = [t for layer in self._index for index in layer for t in (index.reps, index.pending)]
         return sum(t.untyped_storage().nbytes() for t in tensors)
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        """Query heads that choose apart share nothing of what they read; all chunks' representations are read."""
-        A, apart = config.attention_length, config.selection == "per_query_head"
-        scored = at.beyond(A) * at.layers * at.heads * at.head_dim * at.tokens / config.chunk
-        return MethodCost(
-            kept=at.share(A),
-            read=at.share(at.group * A if apart else A),
-            prefill_kept=at.prompt_share(A),
-            index_bytes=scored * at.element_bytes,
-            index_flops=2 * scored,
-        )
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

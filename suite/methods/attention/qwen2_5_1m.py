@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.dual_chunk import DualChunk, Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
@@ -82,6 +82,7 @@ class Qwen25OneM(AttentionMethod):
         claims=CLAIMS,
     )
     Config = Qwen25Config
+    cost = staticmethod(costs.qwen2_5_1m)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
     pools_queries: ClassVar[bool] = True
     verifies: ClassVar[bool] = True
@@ -161,11 +162,6 @@ class Qwen25OneM(AttentionMethod):
             grouped = turned.transpose(0, 1).reshape(self._model.kv_heads, -1, self._model.head_dim)
             looks.append((slice(region.start, region.stop), grouped))
         return line_sums(looks, keys, len(q))
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        sparse = at.beyond(config.sparse_from)
-        return MethodCost(prefill_kept=1 - sparse * (1 - at.prompt_share(config.verticals + config.slashes)))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

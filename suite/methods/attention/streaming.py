@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.tree_attention import MOST_NODES
-from suite.cost import MethodCost, Situation
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
@@ -41,6 +41,7 @@ class Streaming(AttentionMethod):
     )
     Config = StreamingConfig
     verifies: ClassVar[bool] = True
+    cost = staticmethod(costs.streaming)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         self._config = config
@@ -83,11 +84,6 @@ class Streaming(AttentionMethod):
 
     def capacity(self, tokens: int) -> int:
         return min(tokens, self._kept + 2 * PREFILL_CHUNK) if self._evicting else tokens
-
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        tokens = config.sinks + config.window
-        return MethodCost(at.share(tokens), prefill_kept=at.prompt_share(tokens), stored=at.share(tokens))
 
     @classmethod
     def at_budget(cls, tokens: int) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class DraftModelSpeculation(DecodingMethod):
     )
     Config = DraftModelConfig
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         n = config.length
         return MethodCost(drafted=n, draft_steps=n, drafter=config.drafter, draft_layers=1 - config.skipped)
 

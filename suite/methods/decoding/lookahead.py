@@ -71,8 +71,8 @@ class Lookahead(DecodingMethod):
     )  # fmt: skip
     Config = LookaheadConfig
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         """One request has all of D."""
         return MethodCost(drafted=config.decoding_length - 1)
 

@@ -33,8 +33,8 @@ class Ngram(DecodingMethod):
     )
     Config = NgramConfig
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         return MethodCost(drafted=config.length)
 
     def begin(self, model: LanguageModel, config: NgramConfig) -> None:

@@ -37,8 +37,8 @@ class RTN(WeightsMethod):
     Config = RTNConfig
     linear = LutLinear
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         """A table of 16-bit values per output row."""
         return MethodCost(weight_bits=config.bits, row_bytes=2 * 2**config.bits)
 

@@ -70,8 +70,8 @@ class SqueezeLLM(WeightsMethod):
     linear = LutLinear
     calibrates = True
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         """A table of 16-bit values per output row; a sparse weight has a value and a column, a row where it begins."""
         sparse = config.sensitive + config.outliers
         return MethodCost(

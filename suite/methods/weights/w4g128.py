@@ -26,8 +26,8 @@ class W4G128(WeightsMethod):
     )
     linear = W4Linear
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
         """A 16-bit scale per group."""
         return MethodCost(weight_bits=4 + 16 / GROUP)
 
