@@ -78,9 +78,9 @@ class Combined(Method):
         own = model.model_bytes
         return own + sum(part.model_bytes(model, config.part(name)) - own for name, part in self.parts.items())
 
-    @classmethod
-    def cost(cls, config: Any, at: Situation) -> MethodCost:
-        return together(kind.cost(config.part(name), at) for name, kind in cls.kinds.items())
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        return together(kind.cost(config.part(name), at) for name, kind in config.kinds.items())
 
     @contextmanager
     def attach(self, model: LanguageModel, config: Any) -> Iterator[Generator]:
