@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis.hardware import Hardware
 from analysis.roofline.model import (
+    PLAIN,
     Execution,
     Machine,
     OperatorTime,
@@ -76,7 +77,8 @@ class Setup:
                 self.shape, self.precision, batch=batch, context=tokens, drafted=drafted, execution=execution
             )
         if steps := execution.method.draft_steps:
-            drafts = decode(self._drafting(execution.method), self.precision, batch=batch, context=tokens)
+            shape, own = self._drafting(execution.method)
+            drafts = decode(shape, self.precision, batch=batch, context=tokens, execution=own)
             found["draft"] = [operator * steps for operator in drafts]
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
 
@@ -89,9 +91,12 @@ class Setup:
             self.shape, self.precision, batch=batch, tokens=int(tokens), chunk=self.chunk, execution=execution
         )
 
-    def _drafting(self, method: MethodCost) -> ModelShape:
-        """The drafter's shape: a model of its own, or the model with fewer layers."""
-        return self.drafter or self.shape.shortened(max(1, round(method.draft_layers * self.shape.layers)))
+    def _drafting(self, method: MethodCost) -> tuple[ModelShape, Execution]:
+        """The drafter and its execution: a model of its own, or the model with fewer layers, packed as they are."""
+        if self.drafter is not None:
+            return self.drafter, PLAIN
+        packed = MethodCost(weight_bits=method.weight_bits, row_bytes=method.row_bytes)
+        return self.shape.shortened(max(1, round(method.draft_layers * self.shape.layers))), Execution(method=packed)
 
     def prefill_seconds(self, phases: Phases, batch: Count) -> Count:
         """Time to the first token. The stages of a pipeline fill up with parts of the batch, one after the other."""

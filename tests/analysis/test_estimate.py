@@ -105,6 +105,19 @@ def test_a_round_is_a_draft_and_its_verification() -> None:
     assert seconds(named.phases(1, 1000)["draft"]) == pytest.approx(4 * small)
 
 
+def test_layers_that_draft_are_packed_as_the_model_is_and_a_drafter_of_its_own_is_not() -> None:
+    cost = MethodCost(drafted=4, draft_steps=4, draft_layers=0.5, weight_bits=4, row_bytes=2)
+    plain = replace(cost, weight_bits=None, row_bytes=0.0)
+    for drafter, expected in ((None, 0.25), (load_preset("llama-3.2-1b"), 1.0)):
+        packed, full = (
+            Setup(LLAMA3, BF16, H100, always(one), drafter=drafter).phases(1, 1000)["draft"] for one in (cost, plain)
+        )
+        weights = [
+            next(t.operator for t in times if t.operator.name == "down_proj").weight_bytes for times in (packed, full)
+        ]
+        assert weights[0] / weights[1] == pytest.approx(expected, rel=1e-3)
+
+
 def test_chains_share_the_weights_but_not_the_cache() -> None:
     one, four = PLAIN, Setup(LLAMA3, BF16, H100, always(MethodCost(chains=4)))
     alone, together = one.phases(1, 8192)["decode"], four.phases(1, 8192)["decode"]
