@@ -74,5 +74,10 @@ class MethodCost:
     vectors: int = 0
     chains: int = 1
 
+    @property
+    def moved(self) -> Count:
+        """The share of the keys that all query heads read together."""
+        return self.kept if self.read is None else self.read
+
 
 DENSE = MethodCost()

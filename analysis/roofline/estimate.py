@@ -81,13 +81,10 @@ class Setup:
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
 
     def _prefill(self, batch: Count, tokens: Count, execution: Execution) -> list[Operator]:
+        shape, precision = self.shape, self.precision
         if not self.chunk:
-            return prefill(self.shape, self.precision, batch=batch, tokens=tokens, execution=execution)
-        if isinstance(tokens, np.ndarray):
-            raise InputError("chunked prefill is computed for one length at a time.")
-        return chunked_prefill(
-            self.shape, self.precision, batch=batch, tokens=int(tokens), chunk=self.chunk, execution=execution
-        )
+            return prefill(shape, precision, batch=batch, tokens=tokens, execution=execution)
+        return chunked_prefill(shape, precision, batch=batch, tokens=tokens, chunk=self.chunk, execution=execution)
 
     def _drafting(self, method: MethodCost) -> ModelShape:
         """The drafter's shape: a model of its own, or the model with fewer layers."""
@@ -150,7 +147,7 @@ def memory(setup: Setup, phases: Phases, batch: Count, tokens: Count, phase: str
     sequences = np.maximum(1.0, batch / parallel.expert) * method.chains
     new = np.minimum(tokens, setup.chunk or tokens) if phase == "prefill" else 1
     residual = new * parallel.device_batch(batch) * held.hidden * setup.precision.activation
-    moved = (time.operator.activation_bytes / time.operator.calls for time in phases[phase])
+    moved = (time.operator.activation_bytes / np.maximum(1, time.operator.calls) for time in phases[phase])
     return Memory(
         weights=_weight_bytes(setup) * stage,
         kv_cache=sequences * cached * stage * held.kv_width * setup.precision.kv * method.stored,

@@ -79,6 +79,17 @@ def test_chunks_read_the_weights_again_and_need_less_memory() -> None:
     assert peaks[1] < peaks[0] / 10
 
 
+def test_chunks_of_many_lengths_at_once() -> None:
+    """One prompt may end chunks before another: what it would read then is not read."""
+    setup = replace(PLAIN, chunk=1000, parallel=Parallel(tensor=2))
+    batch, tokens = np.array([1, 4, 2, 2]), np.array([999, 1000, 1001, 7500])
+    swept = setup.prefill_seconds(setup.phases(batch, tokens), batch)
+    alone = [
+        float(setup.prefill_seconds(setup.phases(int(b), int(t)), int(b))) for b, t in zip(batch, tokens, strict=True)
+    ]
+    assert swept == pytest.approx(alone, rel=1e-12)
+
+
 # ---- drafts, chains, vectors -----------------------------------------------------------------------------------------
 
 

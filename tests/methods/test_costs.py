@@ -49,7 +49,7 @@ def test_a_sweep_of_lengths_is_its_points(name) -> None:
 def test_shares_are_shares_and_a_short_text_is_read_whole(name) -> None:
     for tokens in (1.0, 40.0, 1e6):
         cost = stated(name, replace(AT, tokens=tokens))
-        for share in (cost.kept, cost.prefill_kept, cost.stored, cost.kept if cost.read is None else cost.read):
+        for share in (cost.kept, cost.prefill_kept, cost.stored, cost.moved):
             assert 0 < share <= 1
             assert share == 1 or tokens == 1e6 or name == "dhsa_block"  # which counts in shares of any length
 
@@ -61,8 +61,7 @@ def test_decode_reads_what_is_stated(name) -> None:
     complete(name, [request("a", PROMPT, new=NEW)], meter=meter)
     kv, cost = meter.kv_samples()[0], stated(name)
     assert kv.selected_retention_per_query_head == pytest.approx(float(cost.kept), rel=0.12)
-    most = cost.kept if cost.read is None else cost.read
-    assert kv.selected_retention <= 1.05 * most or name == "actqkv"  # 5%: what waits for its block to fill
+    assert kv.selected_retention <= 1.05 * cost.moved or name == "actqkv"  # 5%: what waits for its block to fill
     index = kv.read_bytes_per_step - kv.selected_retention * kv.full_bytes
     if name == "chunkllm":  # its chunks end where the untrained head says; the longest are stated
         assert index >= cost.index_bytes > 0
