@@ -155,17 +155,17 @@ def _feed_forward(shape: ModelShape, precision: Precision, tokens: Count, device
         activation(tokens * mixture.per_token, mixture.intermediate, precision, gated=shape.gated),
     ]
     if mixture.shared:
-        layer += _mlp(shape, precision, tokens, mixture.shared)
+        layer += _mlp(shape, precision, tokens, mixture.shared, "shared_")
     for operator in layer:
         yield operator * mixture.layers
 
 
-def _mlp(shape: ModelShape, precision: Precision, tokens: Count, width: int) -> Iterator[Operator]:
+def _mlp(shape: ModelShape, precision: Precision, tokens: Count, width: int, name: str = "") -> Iterator[Operator]:
     if shape.gated:
-        yield linear("gate_proj", tokens, shape.hidden, width, precision)
-    yield linear("up_proj", tokens, shape.hidden, width, precision)
+        yield linear(f"{name}gate_proj", tokens, shape.hidden, width, precision)
+    yield linear(f"{name}up_proj", tokens, shape.hidden, width, precision)
     yield activation(tokens, width, precision, gated=shape.gated)
-    yield linear("down_proj", tokens, width, shape.hidden, precision)
+    yield linear(f"{name}down_proj", tokens, width, shape.hidden, precision)
 
 
 def prefill(

@@ -40,7 +40,7 @@ def summary(setup: Setup, usage: Usage, phases: Phases, batch: Count, tokens: Co
         "seqlen": tokens,
         "prefill_ms": 1e3 * first,
         "step_ms": 1e3 * step,
-        "break_even_tokens_per_step": step / seconds(phases["decode"]),
+        "break_even_tokens_per_step": step / seconds(phases["decode"]) if "verify" in phases else None,
         "tokens_per_s": rate,
         "chat_s": chat,
         "memory_gb": held.total / 1e9,
