@@ -28,7 +28,7 @@ from analysis.roofline.model import (
 from analysis.roofline.operators import Operator, Precision
 from analysis.roofline.parallel import ALONE, Parallel
 from analysis.roofline.shape import ModelShape
-from suite.cost import DENSE, Count, MethodCost, Situation
+from suite.cost import DENSE, Count, Drafter, MethodCost, Situation
 from suite.errors import InputError
 
 MANY = 1e12
@@ -75,9 +75,10 @@ class Setup:
             found["verify"] = verify(
                 self.shape, self.precision, batch=batch, context=tokens, drafted=drafted, execution=execution
             )
-        if steps := execution.method.draft_steps:
-            drafts = decode(self._drafting(execution.method), self.precision, batch=batch, context=tokens)
-            found["draft"] = [operator * steps for operator in drafts]
+        if (drafter := execution.method.drafter) is not None:
+            packed = Execution(method=MethodCost(weight_bits=drafter.weight_bits))
+            drafts = decode(self._drafting(drafter), self.precision, batch=batch, context=tokens, execution=packed)
+            found["draft"] = [operator * drafter.steps for operator in drafts]
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
 
     def _prefill(self, batch: Count, tokens: Count, execution: Execution) -> list[Operator]:
@@ -86,9 +87,12 @@ class Setup:
             return prefill(shape, precision, batch=batch, tokens=tokens, execution=execution)
         return chunked_prefill(shape, precision, batch=batch, tokens=tokens, chunk=self.chunk, execution=execution)
 
-    def _drafting(self, method: MethodCost) -> ModelShape:
+    def _drafting(self, drafter: Drafter) -> ModelShape:
         """The drafter's shape: a model of its own, or the model with fewer layers."""
-        return self.drafter or self.shape.shortened(max(1, round(method.draft_layers * self.shape.layers)))
+        if self.drafter is not None:
+            return self.drafter
+        vocab = min(drafter.vocab or self.shape.vocab, self.shape.vocab)
+        return replace(self.shape.shortened(min(drafter.layers, self.shape.layers)), vocab=vocab)
 
     def prefill_seconds(self, phases: Phases, batch: Count) -> Count:
         """Time to the first token. The stages of a pipeline fill up with parts of the batch, one after the other."""

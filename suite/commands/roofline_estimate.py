@@ -81,8 +81,9 @@ def _setup(options: EstimateOptions) -> tuple[Setup, Usage]:
         parallel=Parallel(options.tensor, options.pipeline, options.expert),
         chunk=options.chunk,
     )
-    if drafter := setup.execution(1.0).method.drafter:
-        setup = replace(setup, drafter=model_shape(drafter))
+    drafter = setup.execution(1.0).method.drafter
+    if drafter is not None and drafter.name:
+        setup = replace(setup, drafter=model_shape(drafter.name))
     return setup, Usage(device, options.generate, options.accepted, options.price or None)
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, cast
 
 from pydantic import ValidationError, create_model, model_validator
 
+from suite.cost import MethodCost, Situation, together
 from suite.errors import InputError
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.dense import Dense
@@ -60,6 +61,11 @@ class Combined(Method):
     """
 
     kinds: ClassVar[dict[str, type[Method]]] = {}
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """What every part changes."""
+        return together(kind.cost(config.part(name), at) for name, kind in config.kinds.items())
 
     def __init__(self, parts: dict[str, Method] | None = None) -> None:
         self.parts = parts or {name: kind() for name, kind in self.kinds.items()}
