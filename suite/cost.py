@@ -7,7 +7,7 @@ one value per point of a sweep.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,21 @@ class Situation:
 
 
 @dataclass(frozen=True)
+class Drafter:
+    """What drafts for a model: before each pass `steps` steps of the model `name`.
+
+    Without a name it is the first `layers` of the model itself, or as many of that size, with the first `vocab` rows of
+    its head (0: all) and weights of `weight_bits` (None: as the model's).
+    """
+
+    steps: int
+    name: str = ""
+    layers: int = 1
+    vocab: int = 0
+    weight_bits: float | None = None
+
+
+@dataclass(frozen=True)
 class MethodCost:
     """A method beside dense decoding. The defaults are dense decoding.
 
@@ -56,9 +71,8 @@ class MethodCost:
     those of a group choose apart (None: `kept`). To choose, `index_bytes` are read per sequence and step, over all
     layers, with `index_flops`. Prefill keeps `prefill_kept` of its (query, key) pairs; `stored` of the cache stays.
     The layers' matrices have `weight_bits` (None: as asked for) and, per output row, `row_bytes` of table or scales.
-    A pass verifies `drafted` tokens beside the newest one; before it come `draft_steps` steps of a drafter: the model
-    `drafter`, or the model itself with `draft_layers` of its layers. `vectors` layers add a steering vector;
-    `chains` answers to one prompt are decoded together, each with a cache of its own.
+    A pass verifies `drafted` tokens beside the newest one, which `drafter` made, or a look-up that costs nothing.
+    `vectors` layers add a steering vector; `chains` answers to one prompt are decoded together, each with its cache.
     """
 
     kept: Count = 1.0
@@ -70,20 +84,22 @@ class MethodCost:
     weight_bits: float | None = None
     row_bytes: float = 0.0
     drafted: int = 0
-    draft_steps: int = 0
-    draft_layers: float = 0.0
-    drafter: str = ""
+    drafter: Drafter | None = None
     vectors: int = 0
     chains: int = 1
+
+    @property
+    def moved(self) -> Count:
+        """The share of the keys that all query heads read together."""
+        return self.kept if self.read is None else self.read
 
 
 DENSE = MethodCost()
 
 
 def together(costs: Iterable[MethodCost]) -> MethodCost:
-    """Methods of different families at once: what each of them changes, none of the others does."""
+    """Methods of different families at once: each changes figures that the others leave alone."""
     changed: dict[str, Any] = {}
     for cost in costs:
-        own = {field.name: getattr(cost, field.name) for field in fields(cost)}
-        changed |= {name: value for name, value in own.items() if np.any(value != getattr(DENSE, name))}
-    return replace(DENSE, **changed)
+        changed |= {name: value for name, value in vars(cost).items() if value is not getattr(DENSE, name)}
+    return MethodCost(**changed)

@@ -13,7 +13,6 @@ import numpy as np
 
 from analysis.hardware import Hardware
 from analysis.roofline.model import (
-    PLAIN,
     Execution,
     Machine,
     OperatorTime,
@@ -29,7 +28,7 @@ from analysis.roofline.model import (
 from analysis.roofline.operators import Operator, Precision
 from analysis.roofline.parallel import ALONE, Parallel
 from analysis.roofline.shape import ModelShape
-from suite.cost import DENSE, Count, MethodCost, Situation
+from suite.cost import DENSE, Count, Drafter, MethodCost, Situation
 from suite.errors import InputError
 
 MANY = 1e12
@@ -76,27 +75,24 @@ class Setup:
             found["verify"] = verify(
                 self.shape, self.precision, batch=batch, context=tokens, drafted=drafted, execution=execution
             )
-        if steps := execution.method.draft_steps:
-            shape, own = self._drafting(execution.method)
-            drafts = decode(shape, self.precision, batch=batch, context=tokens, execution=own)
-            found["draft"] = [operator * steps for operator in drafts]
+        if (drafter := execution.method.drafter) is not None:
+            packed = Execution(method=MethodCost(weight_bits=drafter.weight_bits))
+            drafts = decode(self._drafting(drafter), self.precision, batch=batch, context=tokens, execution=packed)
+            found["draft"] = [operator * drafter.steps for operator in drafts]
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
 
     def _prefill(self, batch: Count, tokens: Count, execution: Execution) -> list[Operator]:
+        shape, precision = self.shape, self.precision
         if not self.chunk:
-            return prefill(self.shape, self.precision, batch=batch, tokens=tokens, execution=execution)
-        if isinstance(tokens, np.ndarray):
-            raise InputError("chunked prefill is computed for one length at a time.")
-        return chunked_prefill(
-            self.shape, self.precision, batch=batch, tokens=int(tokens), chunk=self.chunk, execution=execution
-        )
+            return prefill(shape, precision, batch=batch, tokens=tokens, execution=execution)
+        return chunked_prefill(shape, precision, batch=batch, tokens=tokens, chunk=self.chunk, execution=execution)
 
-    def _drafting(self, method: MethodCost) -> tuple[ModelShape, Execution]:
-        """The drafter and its execution: a model of its own, or the model with fewer layers, packed as they are."""
+    def _drafting(self, drafter: Drafter) -> ModelShape:
+        """The drafter's shape: a model of its own, or the model with fewer layers."""
         if self.drafter is not None:
-            return self.drafter, PLAIN
-        packed = MethodCost(weight_bits=method.weight_bits, row_bytes=method.row_bytes)
-        return self.shape.shortened(max(1, round(method.draft_layers * self.shape.layers))), Execution(method=packed)
+            return self.drafter
+        vocab = min(drafter.vocab or self.shape.vocab, self.shape.vocab)
+        return replace(self.shape.shortened(min(drafter.layers, self.shape.layers)), vocab=vocab)
 
     def prefill_seconds(self, phases: Phases, batch: Count) -> Count:
         """Time to the first token. The stages of a pipeline fill up with parts of the batch, one after the other."""
@@ -155,7 +151,7 @@ def memory(setup: Setup, phases: Phases, batch: Count, tokens: Count, phase: str
     sequences = np.maximum(1.0, batch / parallel.expert) * method.chains
     new = np.minimum(tokens, setup.chunk or tokens) if phase == "prefill" else 1
     residual = new * parallel.device_batch(batch) * held.hidden * setup.precision.activation
-    moved = (time.operator.activation_bytes / time.operator.calls for time in phases[phase])
+    moved = (time.operator.activation_bytes / np.maximum(1, time.operator.calls) for time in phases[phase])
     return Memory(
         weights=_weight_bytes(setup) * stage,
         kv_cache=sequences * cached * stage * held.kv_width * setup.precision.kv * method.stored,

@@ -55,7 +55,7 @@ def forward(
     batch: Count,
     new: Count,
     prefix: Count = 0,
-    logit_rows: Count = 1,
+    logit_rows: int = 1,
     decoding: bool = False,
     execution: Execution = PLAIN,
 ) -> list[Operator]:
@@ -67,33 +67,29 @@ def forward(
     method, parallel = execution.method, execution.parallel
     held, batch = parallel.device_shape(shape), parallel.device_batch(batch)
     tokens, packed = batch * new, precision
-    kept, moved = _shares(method) if decoding else (method.prefill_kept, 1.0)
     if method.weight_bits is not None:
         packed = replace(precision, weight=method.weight_bits / 8, row=method.row_bytes)
+    layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim)
     operators = [embedding(tokens, held.hidden, precision), rms_norm(tokens, held.hidden, precision, residual=False)]
     operators += [operator * held.layers for operator in _projections(held, packed, tokens)]
     operators.append(rms_norm(tokens, held.hidden, precision, residual=True) * (2 * held.layers))
-    for window, count in held.layers_by_window().items():
-        shares = (kept, moved) if window is None else (1.0, 1.0)  # a windowed layer reads little already
-        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, *shares)
-        operators += [operator * count for operator in _attention(held, layer, packed, execution.fused)]
-    if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
-        rows = batch / parallel.tensor
-        work, index = rows * method.index_flops, rows * method.index_bytes
-        operators.append(Operator("index_read", shape.layers, work, kv_bytes=index))
+    operators += _attention(held, packed, layer, decoding, execution)
     operators += _feed_forward(held, packed, tokens, parallel.expert)
     if method.vectors:
         operators.append(steering(tokens, held.hidden, precision) * method.vectors)
-    if _any(logit_rows):
-        operators.append(linear("lm_head", batch * logit_rows, held.hidden, held.vocab, precision))
     if parallel.devices > 1:
-        operators += parallel.collectives(shape, precision, tokens, batch * logit_rows)
+        operators += parallel.collectives(shape, precision, tokens)
+    if logit_rows:
+        operators += _head(shape, precision, batch * logit_rows, parallel)
     return operators
 
 
-def _shares(method: MethodCost) -> tuple[Count, Count]:
-    """The keys one query of a decode step reads, and those all query heads read together."""
-    return method.kept, method.kept if method.read is None else method.read
+def _head(shape: ModelShape, precision: Precision, rows: Count, parallel: Parallel) -> Iterator[Operator]:
+    """Logits of `rows` tokens."""
+    held = parallel.device_shape(shape)
+    yield linear("lm_head", rows, held.hidden, held.vocab, precision)
+    if parallel.tensor > 1:
+        yield parallel.gathered(shape, precision, rows)
 
 
 def _any(count: Count) -> bool:
@@ -122,7 +118,23 @@ def _projections(shape: ModelShape, precision: Precision, tokens: Count) -> Iter
     yield linear("o_proj", tokens, attended, hidden, precision)
 
 
-def _attention(shape: ModelShape, layer: AttentionShape, precision: Precision, fused: bool) -> list[Operator]:
+def _attention(
+    shape: ModelShape, precision: Precision, layer: AttentionShape, decoding: bool, execution: Execution
+) -> Iterator[Operator]:
+    """All layers' attention, and the reading of a method's index; a windowed layer stays as it is."""
+    method = execution.method
+    kept, moved = (method.kept, method.moved) if decoding else (method.prefill_kept, 1.0)
+    for window, count in shape.layers_by_window().items():
+        one = replace(layer, kept=kept, moved=moved) if window is None else replace(layer, window=window)
+        for operator in _core(shape, one, precision, execution.fused):
+            yield operator * count
+    if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
+        rows = layer.batch / execution.parallel.tensor
+        work, index = rows * method.index_flops, rows * method.index_bytes
+        yield Operator("index_read", shape.layers, work, kv_bytes=index)
+
+
+def _core(shape: ModelShape, layer: AttentionShape, precision: Precision, fused: bool) -> list[Operator]:
     if (latent := shape.latent) is None:
         return attention(layer, precision, fused=fused)
     dims = (latent.rank, latent.rope, latent.plain, latent.value)
@@ -143,17 +155,17 @@ def _feed_forward(shape: ModelShape, precision: Precision, tokens: Count, device
         activation(tokens * mixture.per_token, mixture.intermediate, precision, gated=shape.gated),
     ]
     if mixture.shared:
-        layer += _mlp(shape, precision, tokens, mixture.shared)
+        layer += _mlp(shape, precision, tokens, mixture.shared, "shared_")
     for operator in layer:
         yield operator * mixture.layers
 
 
-def _mlp(shape: ModelShape, precision: Precision, tokens: Count, width: int) -> Iterator[Operator]:
+def _mlp(shape: ModelShape, precision: Precision, tokens: Count, width: int, name: str = "") -> Iterator[Operator]:
     if shape.gated:
-        yield linear("gate_proj", tokens, shape.hidden, width, precision)
-    yield linear("up_proj", tokens, shape.hidden, width, precision)
+        yield linear(f"{name}gate_proj", tokens, shape.hidden, width, precision)
+    yield linear(f"{name}up_proj", tokens, shape.hidden, width, precision)
     yield activation(tokens, width, precision, gated=shape.gated)
-    yield linear("down_proj", tokens, width, shape.hidden, precision)
+    yield linear(f"{name}down_proj", tokens, width, shape.hidden, precision)
 
 
 def prefill(
@@ -174,20 +186,22 @@ def chunked_prefill(
     precision: Precision,
     *,
     batch: Count,
-    tokens: int,
+    tokens: Count,
     chunk: int,
     prefix: int = 0,
     execution: Execution = PLAIN,
 ) -> list[Operator]:
     """A prompt in chunks of at most `chunk` tokens: the weights are read once per chunk, logits come from the last."""
     operators: list[Operator] = []
-    for start in range(0, tokens, chunk):
-        new = min(chunk, tokens - start)
-        rows, before = 1 if start + new == tokens else 0, prefix + start
-        operators += forward(
-            shape, precision, batch=batch, new=new, prefix=before, logit_rows=rows, execution=execution
+    for start in range(0, int(np.max(tokens)), chunk):
+        new: Count = np.clip(tokens - start, 0, chunk)
+        reads: Count = np.where(new > 0, 1.0, 0.0)[()]  # a prompt that has ended reads nothing
+        passed = forward(
+            shape, precision, batch=batch, new=new, prefix=prefix + start, logit_rows=0, execution=execution
         )
-    return operators
+        operators += [operator * reads for operator in passed]
+    rows = execution.parallel.device_batch(batch)
+    return [*operators, *_head(shape, precision, rows, execution.parallel)]
 
 
 def decode(
@@ -243,7 +257,7 @@ class OperatorTime:
     operator: Operator
     compute_s: Count
     memory_s: Count
-    launch_s: float
+    launch_s: Count
     link_s: Count = 0.0
 
     @property

@@ -45,13 +45,13 @@ class Operator:
     """  # not frozen, which would take half the time of a single point
 
     name: str
-    calls: int
+    calls: Count
     flops: Count
     weight_bytes: Count = 0.0
     activation_bytes: Count = 0.0
     kv_bytes: Count = 0.0
     link_bytes: Count = 0.0
-    link_steps: int = 0
+    link_steps: Count = 0
 
     @property
     def bytes(self) -> Count:
@@ -65,7 +65,7 @@ class Operator:
         found: Count = np.divide(flops, moved, where=moved > 0, out=np.zeros(moved.shape))[()]
         return found
 
-    def __mul__(self, times: int) -> Operator:
+    def __mul__(self, times: Count) -> Operator:
         return Operator(
             self.name,
             self.calls * times,

@@ -66,16 +66,17 @@ class Parallel:
         """Layers of the largest stage."""
         return -(-shape.layers // self.pipeline)
 
-    def collectives(self, shape: ModelShape, precision: Precision, tokens: Count, rows: Count) -> Iterator[Operator]:
-        """What the devices send in one pass over `tokens` tokens each, of which `rows` get logits."""
-        t, e, row = self.tensor, self.expert, shape.hidden * precision.activation
-        hidden = tokens * row
+    def gathered(self, shape: ModelShape, precision: Precision, rows: Count) -> Operator:
+        """Collecting the logits of `rows` tokens, of which every device has a part of the vocabulary."""
+        t, logits = self.tensor, rows * shape.vocab * precision.activation
+        return Operator("all_gather", 1, 0.0, link_bytes=(t - 1) / t * logits, link_steps=t - 1)
+
+    def collectives(self, shape: ModelShape, precision: Precision, tokens: Count) -> Iterator[Operator]:
+        """What the devices send in the layers of one pass over `tokens` tokens each."""
+        t, e, hidden = self.tensor, self.expert, tokens * shape.hidden * precision.activation
         if t > 1:
-            part = (t - 1) / t
-            reduced = Operator("all_reduce", 1, 0.0, link_bytes=2 * part * hidden, link_steps=2 * (t - 1))
+            reduced = Operator("all_reduce", 1, 0.0, link_bytes=2 * (t - 1) / t * hidden, link_steps=2 * (t - 1))
             yield reduced * (2 * shape.layers + 1)
-            logits = rows * shape.vocab * precision.activation
-            yield Operator("all_gather", 1, 0.0, link_bytes=part * logits, link_steps=t - 1)
         if e > 1 and shape.experts is not None:
             routed = (e - 1) / e * hidden * shape.experts.per_token
             yield Operator("all_to_all", 1, 0.0, link_bytes=routed, link_steps=e - 1) * (2 * shape.experts.layers)

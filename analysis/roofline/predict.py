@@ -59,7 +59,7 @@ def prediction_rows(times: Iterable[OperatorTime]) -> list[dict[str, Any]]:
     return [
         {
             "operator": time.operator.name,
-            "calls": time.operator.calls,
+            "calls": int(time.operator.calls),
             "flops": float(time.operator.flops),
             "bytes": float(time.operator.bytes),
             "weight_bytes": float(time.operator.weight_bytes),
@@ -70,7 +70,7 @@ def prediction_rows(times: Iterable[OperatorTime]) -> list[dict[str, Any]]:
             "bound": time.bound,
             "compute_ms": 1e3 * float(time.compute_s),
             "memory_ms": 1e3 * float(time.memory_s),
-            "launch_ms": 1e3 * time.launch_s,
+            "launch_ms": 1e3 * float(time.launch_s),
             "link_ms": 1e3 * float(time.link_s),
             "ms": 1e3 * float(time.seconds),
         }

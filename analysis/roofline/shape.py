@@ -110,8 +110,9 @@ class ModelShape:
 
     def shortened(self, layers: int) -> ModelShape:
         """The same model with fewer layers, experts in the same share of them."""
-        mixed = self.experts and replace(self.experts, layers=self.experts.layers * layers // self.layers)
-        return replace(self, layers=layers, windows=self.windows[:layers], experts=mixed)
+        mixed = self.experts.layers * layers // self.layers if self.experts else 0
+        experts = replace(self.experts, layers=mixed) if self.experts and mixed else None
+        return replace(self, layers=layers, windows=self.windows[:layers], experts=experts)
 
     def layers_by_window(self) -> Counter[int | None]:
         """How many layers have each window."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from suite.commands.output import number, print_json, stdout, table
 from suite.commands.roofline import model_shape, read_precision, target_machine
 from suite.commands.wishes import named_options, numbers, workload_options
-from suite.cost import MethodCost, Situation
+from suite.cost import Count, MethodCost, Situation
 
 if TYPE_CHECKING:
-    from analysis.hardware import Hardware
     from analysis.roofline.estimate import Phases, Setup
+    from analysis.roofline.summary import Usage
 
 Row = dict[str, Any]
 
@@ -53,111 +55,88 @@ def estimate(options: EstimateOptions) -> int:
         from suite.commands.roofline_compat import compare
 
         return compare(options, list(product(batches, lengths)))
-    setup, device = _setup(options)
-    points = [_Point(options, setup, device, batch, length) for batch, length in product(batches, lengths)]
-    if len(points) == 1:
-        _show_point(points[0])
+    setup, usage = _setup(options)
+    if len(batches) * len(lengths) == 1:
+        _show_point(_Answer(options, setup, usage, batches[0], lengths[0]))
     else:
-        _show_sweep(points)
+        batch, length = (axis.ravel() for axis in np.meshgrid(batches, lengths, indexing="ij"))
+        _show_sweep(_Answer(options, setup, usage, batch, length))
     return 0
 
 
-def _setup(options: EstimateOptions) -> tuple[Setup, Hardware | None]:
+def _setup(options: EstimateOptions) -> tuple[Setup, Usage]:
     from analysis.roofline.estimate import Setup
     from analysis.roofline.parallel import Parallel
+    from analysis.roofline.summary import Usage
 
     precision = read_precision(options.bits)
-    cost, drafter = _method_cost(options)
+    method = _method_cost(options)
     target, device = target_machine(options.hardware, precision, options.store)
     setup = Setup(
         shape=model_shape(options.model),
         precision=precision,
         machine=target,
-        method=cost,
-        drafter=model_shape(drafter) if drafter else None,
+        method=method,
         fused=options.fused,
         parallel=Parallel(options.tensor, options.pipeline, options.expert),
         chunk=options.chunk,
     )
-    return setup, device
+    drafter = setup.execution(1.0).method.drafter
+    if drafter is not None and drafter.name:
+        setup = replace(setup, drafter=model_shape(drafter.name))
+    return setup, Usage(device, options.generate, options.accepted, options.price or None)
 
 
-def _method_cost(options: EstimateOptions) -> tuple[Callable[[Situation], MethodCost], str]:
-    """What the method with its options costs where, and the name of the model that drafts for it."""
+def _method_cost(options: EstimateOptions) -> Callable[[Situation], MethodCost]:
+    """What the method with its options costs where."""
     from suite.harness.options import validated
     from suite.registry import METHODS
 
     name, given = named_options(options.method)
     kind = METHODS.load(name)
     config = validated(kind.Config, {**given, **workload_options(options.settings, None)}, f"method {name}")
-    drafter = next((str(value) for option, value in config if option.rpartition(".")[2] == "drafter"), "")
-    return lambda at: kind.cost(config, at), drafter
+    return lambda at: kind.cost(config, at)
 
 
-class _Point:
-    """Everything about one batch size and length."""
+class _Answer:
+    """Everything about one batch size and length, or about arrays of them."""
 
-    def __init__(
-        self, options: EstimateOptions, setup: Setup, device: Hardware | None, batch: int, length: int
-    ) -> None:
-        self.options, self.setup, self.device, self.batch, self.length = options, setup, device, batch, length
+    def __init__(self, options: EstimateOptions, setup: Setup, usage: Usage, batch: Count, length: Count) -> None:
+        self.options, self.setup, self.usage = options, setup, usage
+        self.batch, self.length = batch, length
         self.phases: Phases = setup.phases(batch, length)
 
-    def summary(self) -> Row:
-        """Figures by name; None where nothing is known, as with energy."""
-        from analysis.roofline.estimate import memory, price_per_million, seconds
+    def rows(self) -> list[Row]:
+        """Figures by name, one row per point."""
+        from analysis.roofline.summary import rows, summary
 
-        options, setup, devices = self.options, self.setup, self.setup.parallel.devices
-        first, step = setup.prefill_seconds(self.phases, self.batch), setup.round_seconds(self.phases)
-        rate = setup.tokens_per_second(self.phases, self.batch, options.accepted)
-        held, read = memory(setup, self.phases, self.batch, self.length), self.batch * self.length / first
-        price = options.price or None
-        chat = options.generate and setup.chat_seconds(self.batch, self.length, options.generate, options.accepted)
+        figures = summary(self.setup, self.usage, self.phases, self.batch, self.length)
+        return rows(figures, int(np.size(self.batch)))
+
+    def asked(self) -> Row:
+        """The question, without batch and length."""
         return {
-            "batch": self.batch,
-            "seqlen": self.length,
-            "prefill_ms": 1e3 * float(first),
-            "step_ms": 1e3 * float(step),
-            "break_even_tokens_per_step": float(step / seconds(self.phases["decode"])),
-            "tokens_per_s": float(rate),
-            "chat_s": float(chat) if chat else None,
-            "memory_gb": float(held.total) / 1e9,
-            "weights_gb": float(held.weights) / 1e9,
-            "kv_cache_gb": float(held.kv_cache) / 1e9,
-            "fits": None if self.device is None or self.device.memory_gb is None
-            else float(held.total) <= self.device.memory_gb * 1e9,
-            **self._energy(float(rate), float(step)),
-            "price_per_million_in": price and float(price_per_million(price, devices, read)),
-            "price_per_million_out": price and float(price_per_million(price, devices, rate)),
-        }  # fmt: skip
-
-    def _energy(self, rate: float, step: float) -> Row:
-        """Joules per generated token, and a bound on it: the device's rated power all the time."""
-        from analysis.roofline.estimate import joules
-
-        device, devices = self.device, self.setup.parallel.devices
-        times = [*self.phases.get("verify", self.phases["decode"]), *self.phases.get("draft", [])]
-        spent = None if device is None else joules(device, times)
-        return {
-            "joules_per_token": None if spent is None else devices * float(spent) / (rate * step),
-            "joules_per_token_at_rated_power": None if device is None or device.tdp_w is None
-            else devices * device.tdp_w / rate,
-        }  # fmt: skip
+            "model": self.options.model,
+            "method": self.options.method,
+            "hardware": self.setup.machine.name,
+            "bits": self.options.bits,
+            "devices": self.setup.parallel.devices,
+        }
 
 
-def _show_point(point: _Point) -> None:
+def _show_point(point: _Answer) -> None:
     from analysis.roofline.predict import prediction_rows
 
     options, rows = point.options, {phase: prediction_rows(times) for phase, times in point.phases.items()}
     if options.form == "csv":
         write_csv([{"phase": phase, **row} for phase, found in rows.items() for row in found])
         return
-    summary = point.summary()
+    (summary,) = point.rows()
     if options.form == "json":
         totals = {
             phase: {"seconds": sum(r["ms"] for r in found) / 1e3, "operators": found} for phase, found in rows.items()
         }
-        print_json({**_asked(point), **summary, "phases": totals})
+        print_json({**point.asked(), **summary, "phases": totals})
         return
     under = "" if options.method == "dense" else f" under {options.method}"
     where = f"batch {point.batch}, {point.length} tokens, on {point.setup.machine.name}"
@@ -165,14 +144,6 @@ def _show_point(point: _Point) -> None:
         _print_phase(f"{phase} of {options.model}{under}, {where}", found)
     for line in _sentences(point, summary):
         stdout().print(line, markup=False)
-
-
-def _asked(point: _Point) -> Row:
-    options = point.options
-    return {
-        "model": options.model, "method": options.method, "hardware": point.setup.machine.name, "bits": options.bits,
-        "devices": point.setup.parallel.devices,
-    }  # fmt: skip
 
 
 def _print_phase(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -192,7 +163,7 @@ def _print_phase(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     stdout().print(f"at least {total:.3f} ms", markup=False)
 
 
-def _sentences(point: _Point, summary: Row) -> list[str]:
+def _sentences(point: _Answer, summary: Row) -> list[str]:
     """The summary in words; what nobody asked for, or nobody knows, is left out."""
     options, verdict = point.options, {True: "fits", False: "does not fit", None: ""}[summary["fits"]]
     lines = [
@@ -217,19 +188,17 @@ def _sentences(point: _Point, summary: Row) -> list[str]:
     return lines
 
 
-def _show_sweep(points: Sequence[_Point]) -> None:
-    first, rows = points[0], [point.summary() for point in points]
-    if first.options.form == "json":
-        print_json({**_asked(first), "points": rows})
-    elif first.options.form == "csv":
-        write_csv([{**_asked(first), **row} for row in rows])
+def _show_sweep(answer: _Answer) -> None:
+    asked, rows = answer.asked(), answer.rows()
+    if answer.options.form == "json":
+        print_json({**asked, "points": rows})
+    elif answer.options.form == "csv":
+        write_csv([{**asked, **row} for row in rows])
     else:
         columns = [name for name in rows[0] if any(row[name] is not None for row in rows) and name != "fits"]
-        asked = _asked(first)
+        cells = [[number(row[name], 4) for name in columns] for row in rows]
         title = f"{asked['model']} under {asked['method']} on {asked['hardware']}, at least"
-        table(
-            title, [name.replace("_", " ") for name in columns], [[number(row[c], 4) for c in columns] for row in rows]
-        )
+        table(title, [name.replace("_", " ") for name in columns], cells)
 
 
 def write_csv(rows: Sequence[Row]) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from analysis.hardware import load_hardware
-from analysis.roofline.model import Machine, ModelShape, forward, step_seconds
+from analysis.roofline.model import Machine, forward, step_seconds
 from analysis.roofline.operators import Precision
 from analysis.roofline.operators import linear as product
 from analysis.roofline.predict import datasheet_machine
+from analysis.roofline.shape import ModelShape
 from suite.experiments import drafting
 from suite.experiments.base import Workbench
 from suite.experiments.drafting import CONTEXT, WIDTHS, Passes, Record, VerifyCost
@@ -84,7 +85,7 @@ def roofline_ratio(shape: ModelShape, machine: Machine, weight_bytes: float, wid
     def seconds(new: int) -> float:
         layers = forward(shape, Precision(weight_bytes), batch=1, new=new, prefix=CONTEXT, logit_rows=0)
         head = product("lm_head", new, shape.hidden, shape.vocab, Precision())
-        return step_seconds([*layers, head], machine)
+        return float(step_seconds([*layers, head], machine))
 
     return seconds(width) / seconds(1)
 

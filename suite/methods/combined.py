@@ -62,6 +62,11 @@ class Combined(Method):
 
     kinds: ClassVar[dict[str, type[Method]]] = {}
 
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """What every part changes."""
+        return together(kind.cost(config.part(name), at) for name, kind in config.kinds.items())
+
     def __init__(self, parts: dict[str, Method] | None = None) -> None:
         self.parts = parts or {name: kind() for name, kind in self.kinds.items()}
 

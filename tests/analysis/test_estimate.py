@@ -24,7 +24,7 @@ from analysis.roofline.operators import Precision
 from analysis.roofline.parallel import Parallel
 from analysis.roofline.predict import datasheet_machine, prediction_rows
 from analysis.roofline.shape import load_preset
-from suite.cost import DENSE, MethodCost, Situation
+from suite.cost import DENSE, Drafter, MethodCost, Situation
 from suite.errors import InputError
 
 BF16 = Precision()
@@ -79,6 +79,17 @@ def test_chunks_read_the_weights_again_and_need_less_memory() -> None:
     assert peaks[1] < peaks[0] / 10
 
 
+def test_chunks_of_many_lengths_at_once() -> None:
+    """One prompt may end chunks before another: what it would read then is not read."""
+    setup = replace(PLAIN, chunk=1000, parallel=Parallel(tensor=2))
+    batch, tokens = np.array([1, 4, 2, 2]), np.array([999, 1000, 1001, 7500])
+    swept = setup.prefill_seconds(setup.phases(batch, tokens), batch)
+    alone = [
+        float(setup.prefill_seconds(setup.phases(int(b), int(t)), int(b))) for b, t in zip(batch, tokens, strict=True)
+    ]
+    assert swept == pytest.approx(alone, rel=1e-12)
+
+
 # ---- drafts, chains, vectors -----------------------------------------------------------------------------------------
 
 
@@ -92,7 +103,7 @@ def test_verification_judges_all_drafted_tokens_in_one_pass() -> None:
 
 
 def test_a_round_is_a_draft_and_its_verification() -> None:
-    cost = MethodCost(drafted=4, draft_steps=4, draft_layers=0.5)
+    cost = MethodCost(drafted=4, drafter=Drafter(4, layers=16))
     setup = Setup(LLAMA3, BF16, H100, always(cost))
     phases = setup.phases(1, 1000)
     half = step_seconds(decode(replace(LLAMA3, layers=16), BF16, batch=1, context=1000), H100)
@@ -100,6 +111,10 @@ def test_a_round_is_a_draft_and_its_verification() -> None:
     assert setup.round_seconds(phases) == pytest.approx(4 * half + seconds(phases["verify"]))
     rate = setup.tokens_per_second(phases, 1, accepted=3.0)
     assert rate == pytest.approx(3 / setup.round_seconds(phases))
+    short = always(MethodCost(drafted=4, drafter=Drafter(2, layers=1, vocab=16384, weight_bits=4.125)))
+    tiny = by_name(Setup(LLAMA3, BF16, H100, short).phases(1, 1000)["draft"])
+    assert tiny["q_proj"].weight_bytes == 2 * 4096 * 4096 * 4.125 / 8
+    assert tiny["lm_head"].weight_bytes == 2 * 16384 * 4096 * 2
     named = Setup(LLAMA3, BF16, H100, always(cost), drafter=load_preset("llama-3.2-1b"))
     small = step_seconds(decode(load_preset("llama-3.2-1b"), BF16, batch=1, context=1000), H100)
     assert seconds(named.phases(1, 1000)["draft"]) == pytest.approx(4 * small)

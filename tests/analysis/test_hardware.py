@@ -92,8 +92,8 @@ def test_generic_processor_formulas() -> None:
 
 
 def test_an_unknown_device_gets_a_suggestion() -> None:
-    with pytest.raises(InputError, match="unknown hardware 'h100_sxm'; did you mean 'h100-sxm'"):
-        load_hardware("h100_sxm")
+    with pytest.raises(InputError, match="unknown hardware 'h100_smx'; did you mean 'h100-sxm'"):
+        load_hardware("h100_smx")
 
 
 def test_the_example_the_refusals_are_made_from_is_accepted(tmp_path: Path) -> None:

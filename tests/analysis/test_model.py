@@ -126,6 +126,7 @@ def test_quantised_weights_speed_decode_but_not_prefill() -> None:
 def test_datasheet_machines_choose_the_rate_of_the_operands() -> None:
     h100, a100 = load_hardware("h100-sxm"), load_hardware("a100-sxm-80")
     assert datasheet_machine(h100, Precision.of_bits(4, 16, 16)).flops_per_s == pytest.approx(989.4e12)
+    assert datasheet_machine(h100, BF16).bytes_per_s == 3350e9
     assert datasheet_machine(h100, Precision.of_bits(8, 8, 8)).flops_per_s == pytest.approx(1978.9e12)
     assert datasheet_machine(a100, Precision.of_bits(8, 8, 8)).flops_per_s == pytest.approx(624e12)
     assert datasheet_machine(a100, Precision.of_bits(32, 32, 32)).flops_per_s == pytest.approx(19.5e12)

@@ -194,4 +194,8 @@ def test_a_sweep_is_its_points(shape, machine, points, fused) -> None:
         alone = setup.phases(b, t)
         for phase, found in swept.items():
             assert seconds(found)[index] == pytest.approx(float(seconds(alone[phase])), rel=1e-12)
+            for many, one in zip(found, alone[phase], strict=True):
+                for field in ("flops", "bytes"):
+                    work = np.broadcast_to(getattr(many.operator, field), batch.shape)[index]
+                    assert work == pytest.approx(float(getattr(one.operator, field)), rel=1e-12)
         assert held[index] == pytest.approx(float(memory(setup, alone, b, t).total), rel=1e-12)

@@ -172,6 +172,17 @@ def test_decode_absorbs_and_prefill_expands() -> None:
     assert named(whole, "kv_b_proj").flops == 2 * 3 * 1000 * 16 * 512 * 256
 
 
+def test_expanded_keys_and_values_move_and_are_made_again_for_every_chunk() -> None:
+    """Absorbed, a query is r + e wide, its output r. Expanded, a pass makes K and V of all tokens before it."""
+    dims, one = (512, 64, 128, 128), AttentionShape(3, 1, 999, 16, 16, 128)
+    assert named(latent_attention(one, dims, BF16), "attention").activation_bytes == 3 * 16 * (512 + 64 + 512) * 2
+    chunk = latent_attention(AttentionShape(3, 1000, 4000, 16, 16, 128), dims, BF16)
+    assert named(chunk, "kv_b_proj").flops == 2 * 3 * 5000 * 16 * 512 * 256
+    moved = 1000 * 16 * (128 + 64 + 128) + 5000 * 16 * (128 + 64 + 128)
+    assert named(chunk, "attention").activation_bytes == 3 * moved * 2
+    assert named(chunk, "attention").kv_bytes == 3 * 5000 * (512 + 64) * 2
+
+
 def test_one_token_reads_every_weight_of_a_latent_model_once() -> None:
     lite = load_preset("deepseek-v2-lite")
     read = sum(op.weight_bytes for op in decode(lite, BF16, batch=1, context=1)) / 2

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor
 
+from suite.cost import Drafter, MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.methods.decoding.acceptance import DELTA, EPSILON, Verdict, accept_typical
 from suite.methods.decoding.base import DecodingMethod
@@ -74,6 +75,13 @@ class Chimera(DecodingMethod):
     )
     Config = ChimeraConfig
     sees_hidden: ClassVar[bool] = True
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """One layer and a head for every level; Medusa's heads run once."""
+        paths = SHAPES[config.tree].split()
+        levels = 1 if config.drafter == "medusa" else max(map(len, paths))
+        return MethodCost(drafted=len(paths), drafter=Drafter(min(levels, HEADS), vocab=config.vocab))
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         return super().refusal(model, config) or adapters.missing(config.drafter, model)

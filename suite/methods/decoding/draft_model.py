@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from suite.cost import MethodCost, Situation
+from suite.cost import Drafter, MethodCost, Situation
 from suite.errors import UnitError
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
-from suite.methods.decoding.drafter import DraftModel, distilled, layer_subset
+from suite.methods.decoding.drafter import DraftModel, distilled, layer_subset, trained_drafter
 from suite.methods.decoding.tree import TokenTree
 from suite.models import adapters
 from suite.models.decoder import Decoder
@@ -50,8 +50,10 @@ class DraftModelSpeculation(DecodingMethod):
 
     @staticmethod
     def cost(config: Any, at: Situation) -> MethodCost:
-        n = config.length
-        return MethodCost(drafted=n, draft_steps=n, drafter=config.drafter, draft_layers=1 - config.skipped)
+        n, kept = config.length, len(kept_layers(at.layers, config.skipped))
+        if config.drafter in DISTILLED:
+            return MethodCost(drafted=n, drafter=trained_drafter(config.drafter, n))
+        return MethodCost(drafted=n, drafter=Drafter(n, config.drafter, layers=kept))
 
     def __init__(self) -> None:
         self._loaded: Decoder | None = None

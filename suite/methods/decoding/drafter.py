@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kernels.w4_gemm import GROUP
+from suite.cost import Drafter
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.weights.base import Site
@@ -21,7 +23,9 @@ from suite.models.cache import KVCache
 from suite.models.decoder import Decoder, Layer
 from suite.models.generation import padded, prefill
 from suite.models.language_model import LanguageModel
+from suite.models.recipes import RECIPES
 from suite.models.recipes.distilled import DraftLayers
+from suite.models.recipes.drafts import VOCAB
 from suite.models.twins import shallow
 
 
@@ -111,6 +115,12 @@ def distilled(recipe: str, model: LanguageModel) -> tuple[Decoder, str]:
             matrix = getattr(owner, attribute)
             setattr(owner, attribute, W4G128().quantize(name, matrix.weight, Site((), matrix.bias), None))
     return decoder.cast_weights(model.decoder.dtype), digest
+
+
+def trained_drafter(recipe: str, steps: int) -> Drafter:
+    """What a draft model trained for the target costs: some of its layers, and a head of the first tokens only."""
+    bits = 4 + 16 / GROUP if recipe == "distilled-w4" else None
+    return Drafter(steps, layers=RECIPES.load(recipe).layers, vocab=VOCAB, weight_bits=bits)
 
 
 def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from suite.cost import Drafter, MethodCost, Situation
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
@@ -14,6 +15,7 @@ from suite.methods.decoding.tree import TokenTree
 from suite.methods.decoding.tree_drafter import TreeDrafter, tree_head
 from suite.models import adapters
 from suite.models.language_model import LanguageModel
+from suite.models.recipes.drafts import VOCAB
 
 
 class EagleConfig(MethodConfig):
@@ -40,6 +42,11 @@ class Eagle(DecodingMethod):
     )
     Config = EagleConfig
     sees_hidden: ClassVar[bool] = True
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """The head, one layer, runs once for every level."""
+        return MethodCost(drafted=config.nodes - 1, drafter=Drafter(config.depth, vocab=VOCAB))
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         return super().refusal(model, config) or adapters.missing("eagle", model)

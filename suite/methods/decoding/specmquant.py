@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.methods.decoding.acceptance import follow
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
-from suite.methods.decoding.drafter import distilled, widened
+from suite.methods.decoding.drafter import distilled, trained_drafter, widened
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.decoding.tree_drafter import TreeDrafter, tree_head
 from suite.methods.decoding.verification import TreeAttention, commit
@@ -170,6 +171,12 @@ class SpecMQuant(DecodingMethod):
         ),
     )  # fmt: skip
     Config = SpecMQuantConfig
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """The shortest chain, in as few passes of the middle model as can give it; its trees are free."""
+        passes = -(-config.min_chain // (config.depth + 1))
+        return MethodCost(drafted=config.min_chain, drafter=trained_drafter(MIDDLE, passes))
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         missing = adapters.missing(MIDDLE, model) or adapters.missing(HEAD, model)
