@@ -1,17 +1,19 @@
 """Decoder layers for a few query rows, each in one call: what batch-1 decoding costs beside the kernels is calls.
 
-    stack = LayerStack(shape, weights)                 # pointers are laid out once
+    stack = LayerStack(shape, weights, torch.bfloat16)    # pointers are laid out once
     stack.run(x, caches, tables, tokens)               # all layers, dense causal attention
     qkv = stack.project(layer, x); ...; stack.finish(layer, x, attended)     # one layer around an attention of its own
 
-The layers are those of the Llama family (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3); the arithmetic, and the rounding
-between the parts, are those of the separate kernels. Served by C++ only; elsewhere the naive reference runs.
+The layers are those of the Llama family (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3), their matrices plain or packed
+as for `kernels.lut_gemv` and `kernels.w4_gemm`. The arithmetic, and the rounding between the parts, are those of the
+separate kernels. Served by C++ only; elsewhere the naive reference runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +23,33 @@ from kernels.arguments import as_int32
 from kernels.build import Functions
 from kernels.decode_layer import reference
 from kernels.decode_layer.cost import layer_costs
-from kernels.decode_layer.weights import Caches, LayerShape, LayerWeights, NewTokens, Tables
+from kernels.decode_layer.weights import (
+    PROJECTIONS,
+    Caches,
+    Int4Matrix,
+    LayerShape,
+    LayerWeights,
+    LutMatrix,
+    Matrix,
+    NewTokens,
+    Tables,
+    matrix_fields,
+    readable,
+)
 
-__all__ = ["Caches", "LayerShape", "LayerStack", "LayerWeights", "NewTokens", "Tables", "servable"]
+__all__ = [
+    "Caches",
+    "Int4Matrix",
+    "LayerShape",
+    "LayerStack",
+    "LayerWeights",
+    "LutMatrix",
+    "Matrix",
+    "NewTokens",
+    "Tables",
+    "readable",
+    "servable",
+]
 
 _PROJECT, _ATTEND, _FINISH = 1, 2, 4
 _decode_layers = Functions(
@@ -37,14 +63,17 @@ def servable(shape: LayerShape, dtype: torch.dtype) -> bool:
 
 
 class LayerStack:
-    """Consecutive decoder layers. The weights must stay where they are: in-place changes are seen, new tensors not."""
+    """Consecutive decoder layers for activations of `dtype`, whose matrices are `readable` beside it.
 
-    def __init__(self, shape: LayerShape, layers: Sequence[LayerWeights]) -> None:
+    The weights must stay where they are: in-place changes are seen, new tensors not.
+    """
+
+    def __init__(self, shape: LayerShape, layers: Sequence[LayerWeights], dtype: torch.dtype) -> None:
         self.shape, self.layers = shape, list(layers)
-        self._dtype = layers[0].qkv.dtype
-        names = [field.name for field in fields(LayerWeights) if field.name != "window"]
-        weights = [[_pointer(getattr(layer, name)) for name in names] + [layer.window] for layer in layers]
-        self._table = torch.tensor([[*row, 0, 0, 0, 0] for row in weights], dtype=torch.int64)
+        self._dtype = dtype
+        names = [field.name for field in fields(LayerWeights)]
+        rows = [[value for name in names for value in _struct(name, getattr(layer, name))] for layer in layers]
+        self._table = torch.tensor([[*row, 0, 0, 0, 0] for row in rows], dtype=torch.int64)
         self._row_bytes = self._table.stride(0) * 8
         self._shape = torch.tensor(shape.integers, dtype=torch.int64)
         self._reals = torch.tensor([shape.eps, shape.scale, shape.softcap], dtype=torch.float32)
@@ -148,5 +177,8 @@ class _Scratch:
         return self._pointers.data_ptr()
 
 
-def _pointer(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
+def _struct(name: str, value: Any) -> list[int]:
+    """The field of the C struct `Layer`: a projection, a pointer (0 for none) or a number."""
+    if name in PROJECTIONS:
+        return matrix_fields(value)
+    return [value.data_ptr() if isinstance(value, Tensor) else value or 0]

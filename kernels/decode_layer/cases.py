@@ -9,17 +9,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import counting
+from kernels import counting, lut_gemv, w4_gemm
 from kernels.contract import Case, Outputs, Race, SpeedCase, Trial, poisoned
-from kernels.decode_layer import Caches, LayerShape, LayerStack, LayerWeights, NewTokens, reference
+from kernels.decode_layer import (
+    Caches,
+    Int4Matrix,
+    LayerShape,
+    LayerStack,
+    LayerWeights,
+    LutMatrix,
+    Matrix,
+    NewTokens,
+    reference,
+)
+from kernels.lut_gemv import Outliers
+from kernels.lut_gemv.cases import random_outliers
 from kernels.rope.cases import tables
+from kernels.w4_gemm import GROUP
+
+KINDS = ("plain", "lut 3", "lut 4", "lut 4 sparse", "int4")
 
 
-def weights_of(shape: LayerShape, dtype: torch.dtype, *, extras: bool, window: int) -> LayerWeights:
-    """Random weights; `extras` are all that some architecture has and Llama has not."""
+def matrix_of(kind: str, rows: int, columns: int, dtype: torch.dtype) -> Matrix:
+    """Random weights of one of `KINDS`, of the same size whatever the kind."""
+    size = 0.5 / math.sqrt(columns)
+    if kind == "plain":
+        return torch.normal(0.0, size, (rows, columns)).to(dtype)
+    if kind == "int4":
+        codes, groups = torch.randint(-8, 8, (rows, columns)), -(-columns // GROUP)
+        return Int4Matrix(w4_gemm.pack(codes), (size / 8 * (1 + torch.rand(rows, groups))).half())
+    bits = int(kind.split()[1])
+    packed, tables = lut_gemv.pack(torch.randint(0, 2**bits, (rows, columns)), bits), size * torch.randn(rows, 2**bits)
+    sparse = None
+    if kind.endswith("sparse"):
+        starts, places, values = random_outliers(torch.randint(0, 4, (rows,), dtype=torch.int32), columns, dtype)
+        sparse = Outliers(starts, places, 4 * size * values)
+    return LutMatrix(packed, tables.to(dtype), sparse)
 
-    def matrix(rows: int, columns: int) -> Tensor:
-        return torch.normal(0.0, 0.5 / math.sqrt(columns), (rows, columns)).to(dtype)
+
+def weights_of(
+    shape: LayerShape, dtype: torch.dtype, kinds: str = "plain", *, extras: bool = False, window: int = 0
+) -> LayerWeights:
+    """Random weights of the `kinds` (one for all projections, or "mixed"); `extras` are all that some architecture has
+    and Llama has not."""
+    turns = iter((*KINDS[1:], *KINDS[1:]) if kinds == "mixed" else [kinds] * 4)
+
+    def matrix(rows: int, columns: int) -> Matrix:
+        return matrix_of(next(turns), rows, columns, dtype)
 
     def norm(width: int) -> Tensor:
         return 1 + 0.1 * torch.randn(width)
@@ -40,6 +76,11 @@ def weights_of(shape: LayerShape, dtype: torch.dtype, *, extras: bool, window: i
         post_mlp_norm=norm(h) if extras else None,
         window=window,
     )
+
+
+def labelled(name: str, kinds: str) -> str:
+    """The name of a case, with the kind of its matrices if they are packed."""
+    return name if kinds == "plain" else f"{name}, {kinds}"
 
 
 def widened(layer: LayerWeights) -> LayerWeights:
@@ -68,11 +109,20 @@ def in_a_tree(rows: int, past: int) -> NewTokens:
     return NewTokens(torch.ones(rows, dtype=torch.int32), slots, past + torch.tensor(depths), spans)
 
 
-def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bool = False, tree: bool = False) -> Case:
+def layer_case(
+    name: str,
+    shape: LayerShape,
+    rows: int,
+    past: int,
+    kinds: str = "plain",
+    *,
+    extras: bool = False,
+    tree: bool = False,
+) -> Case:
     """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN."""
 
     def make(dtype: torch.dtype) -> Trial:
-        layers = [weights_of(shape, dtype, extras=extras, window=40 * extras * i) for i in range(2)]
+        layers = [weights_of(shape, dtype, kinds, extras=extras, window=40 * extras * i) for i in range(2)]
         x = torch.randn(rows, shape.hidden).to(dtype)
         tokens = in_a_tree(rows, past) if tree else in_turn(rows, past)
         stored = poisoned(2, 2, 2, shape.kv_heads, past + rows + 4, shape.head_dim, dtype=dtype)
@@ -85,7 +135,7 @@ def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bo
             if naive:
                 reference.run(shape, layers, x, caches, angles, tokens)
             else:
-                LayerStack(shape, layers).run(x, caches, angles, tokens)
+                LayerStack(shape, layers, x.dtype).run(x, caches, angles, tokens)
             return {"x": x, "caches": stored}
 
         return Trial(
@@ -93,19 +143,19 @@ def layer_case(name: str, shape: LayerShape, rows: int, past: int, *, extras: bo
             lambda: outcome(x.double(), stored.double(), [widened(layer) for layer in layers], naive=True),
         )
 
-    return Case("decode_layer", name, make)
+    return Case("decode_layer", labelled(name, kinds), make)
 
 
-def split_case(name: str, shape: LayerShape, rows: int, *, extras: bool = False) -> Case:
+def split_case(name: str, shape: LayerShape, rows: int, kinds: str = "plain", *, extras: bool = False) -> Case:
     """One layer around an attention of the caller's own."""
 
     def make(dtype: torch.dtype) -> Trial:
-        layer = weights_of(shape, dtype, extras=extras, window=0)
+        layer = weights_of(shape, dtype, kinds, extras=extras)
         x = torch.randn(rows, shape.hidden).to(dtype)
         attended = torch.randn(rows, shape.heads * shape.head_dim).to(dtype)
 
         def run() -> Outputs:
-            stack, y = LayerStack(shape, [layer]), x.clone()
+            stack, y = LayerStack(shape, [layer], dtype), x.clone()
             qkv = stack.project(0, y).clone()
             stack.finish(0, y, attended)
             return {"qkv": qkv, "x": y}
@@ -118,7 +168,7 @@ def split_case(name: str, shape: LayerShape, rows: int, *, extras: bool = False)
 
         return Trial(run, expected)
 
-    return Case("decode_layer", f"split-{name}", make)
+    return Case("decode_layer", labelled(f"split-{name}", kinds), make)
 
 
 SMOLLM2 = LayerShape(576, 9, 3, 64, 1536, "silu", 1e-5, 0.125)
@@ -126,11 +176,11 @@ SMALL = LayerShape(48, 4, 1, 16, 100, "silu", 1e-5, 0.25)
 GEMMA = LayerShape(80, 6, 2, 80, 63, "gelu_tanh", 1e-6, 0.2, softcap=5.0)
 
 
-def speed_case(name: str, shape: LayerShape, past: int, layers: int) -> SpeedCase:
+def speed_case(name: str, shape: LayerShape, past: int, layers: int, kind: str = "plain") -> SpeedCase:
     """All layers of a model at batch 1. No peer: `suite reproduce dense` races whole models."""
 
     def make(dtype: torch.dtype) -> Race:
-        stack = LayerStack(shape, [weights_of(shape, dtype, extras=False, window=0) for _ in range(layers)])
+        stack = LayerStack(shape, [weights_of(shape, dtype, kind) for _ in range(layers)], dtype)
         stored = torch.randn(2, layers, 1, shape.kv_heads, past + 1, shape.head_dim).to(dtype)
         caches, angles = Caches(list(stored[0]), list(stored[1])), [tables(past + 1, shape.head_dim)] * layers
         at = torch.tensor([past], dtype=torch.int32)
@@ -139,7 +189,7 @@ def speed_case(name: str, shape: LayerShape, past: int, layers: int) -> SpeedCas
             stack.run(x, caches, angles, tokens)
         return Race(lambda: stack.run(x, caches, angles, tokens), counter.total, {})
 
-    return SpeedCase("decode_layer", name, make)
+    return SpeedCase("decode_layer", labelled(name, kind), make)
 
 
 CASES = [
@@ -153,11 +203,21 @@ CASES = [
     layer_case("tree-gemma-16", GEMMA, 16, 63, extras=True, tree=True),
     split_case("small-3", SMALL, 3),
     split_case("gemma-1", GEMMA, 1, extras=True),
+    *(layer_case("smollm2-1", SMOLLM2, 1, 100, kind) for kind in KINDS[1:]),
+    *(layer_case(f"small-{rows}", SMALL, rows, 63, "mixed") for rows in (1, 7, 16, 70)),
+    *(layer_case(f"gemma-{rows}", GEMMA, rows, 63, "mixed", extras=True) for rows in (2, 20)),
+    layer_case("tree-gemma-13", GEMMA, 13, 63, "mixed", extras=True, tree=True),
+    split_case("gemma-3", GEMMA, 3, "mixed", extras=True),
 ]
 TEAM_CASES = [
+    layer_case("team-smollm2-1", SMOLLM2, 1, 500, "lut 3"),
+    layer_case("team-smollm2-20", SMOLLM2, 20, 500, "mixed"),
     layer_case("team-smollm2-3", SMOLLM2, 3, 500),
     layer_case("team-gemma", GEMMA, 2, 9, extras=True),
     layer_case("team-tree", SMOLLM2, 6, 500, tree=True),
 ]
 SMALL_CASES: list[Case] = []  # no Triton kernel: on a GPU the separate kernels serve
-SPEED_CASES = [speed_case("smollm2-1K", SMOLLM2, 1024, 30), speed_case("smollm2-8K", SMOLLM2, 8192, 30)]
+SPEED_CASES = [
+    *(speed_case("smollm2-1K", SMOLLM2, 1024, 30, kind) for kind in KINDS),
+    speed_case("smollm2-8K", SMOLLM2, 8192, 30),
+]

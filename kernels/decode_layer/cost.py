@@ -8,11 +8,13 @@ from torch import Tensor
 
 from kernels import counting
 from kernels.cost import Cost
-from kernels.decode_layer.weights import LayerShape, LayerWeights, NewTokens
+from kernels.decode_layer.weights import Int4Matrix, LayerShape, LayerWeights, LutMatrix, Matrix, NewTokens
 from kernels.flash_decode.cost import flash_decode_cost
-from kernels.gemv.cost import gated_gemv_cost, gemv_cost
+from kernels.gemv.cost import gating, gemv_cost
+from kernels.lut_gemv.cost import lut_gemv_cost
 from kernels.rms_norm.cost import rms_norm_cost
 from kernels.rope.cost import append_cost, rotate_cost
+from kernels.w4_gemm.cost import w4_gemm_cost
 
 
 def layer_costs(
@@ -35,9 +37,8 @@ def _record(costs: Iterator[tuple[str, Cost]]) -> None:
 
 
 def _project(shape: LayerShape, layer: LayerWeights, rows: int, element: int) -> Iterator[tuple[str, Cost]]:
-    bias = 0 if layer.qkv_bias is None else element
     yield "rms_norm", rms_norm_cost(rows, shape.hidden, element)
-    yield "gemv", gemv_cost(rows, shape.hidden, shape.qkv_width, element, bias_bytes=bias)
+    yield _product(rows, shape.hidden, shape.qkv_width, layer.qkv, element, bias=layer.qkv_bias is not None)
     if layer.q_norm is not None:
         for heads in (shape.heads, shape.kv_heads):
             yield "rms_norm", rms_norm_cost(rows * heads, shape.head_dim, element)
@@ -60,12 +61,28 @@ def _seen(layer: LayerWeights, tokens: NewTokens) -> int:
 
 
 def _finish(shape: LayerShape, layer: LayerWeights, rows: int, element: int) -> Iterator[tuple[str, Cost]]:
-    h, width = shape.hidden, shape.heads * shape.head_dim
-    bias = 0 if layer.out_bias is None else element
-    yield "gemv", gemv_cost(rows, width, h, element, residual=layer.post_attention_norm is None, bias_bytes=bias)
+    h, width, intermediate = shape.hidden, shape.heads * shape.head_dim, shape.intermediate
+    norms = layer.post_attention_norm, layer.post_mlp_norm
+    yield _product(rows, width, h, layer.out, element, residual=norms[0] is None, bias=layer.out_bias is not None)
     yield "rms_norm", rms_norm_cost(rows, h, element)
-    yield "gated_gemv", gated_gemv_cost(rows, h, shape.intermediate, element)
-    yield "gemv", gemv_cost(rows, shape.intermediate, h, element, residual=layer.post_mlp_norm is None)
-    for norm in (layer.post_attention_norm, layer.post_mlp_norm):
+    op, both = _product(rows, h, 2 * intermediate, layer.gate_up, element)
+    yield "gated_gemv" if op == "gemv" else op, gating(both, rows * intermediate, element)
+    yield _product(rows, intermediate, h, layer.down, element, residual=norms[1] is None)
+    for norm in norms:
         if norm is not None:
             yield "rms_norm", rms_norm_cost(rows, h, element, residual=True)
+
+
+def _product(
+    rows: int, inputs: int, outputs: int, matrix: Matrix, element: int, *, residual: bool = False, bias: bool = False
+) -> tuple[str, Cost]:
+    """Under the name of the kernel that multiplies by such a matrix."""
+    if not isinstance(matrix, LutMatrix | Int4Matrix):
+        return "gemv", gemv_cost(rows, inputs, outputs, element, residual=residual, bias_bytes=element * bias)
+    size = rows * outputs
+    more = Cost(size * (residual + bias), size * element * residual + outputs * element * bias, 0)
+    if isinstance(matrix, Int4Matrix):
+        return "w4_gemm", w4_gemm_cost(rows, inputs, outputs, element) + more
+    bits, sparse = matrix.tables.shape[1].bit_length() - 1, matrix.outliers
+    entries = None if sparse is None else sparse.values.numel()
+    return "lut_gemv", lut_gemv_cost(rows, inputs, outputs, bits, element, outliers=entries) + more

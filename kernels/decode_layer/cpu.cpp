@@ -1,8 +1,8 @@
 // Whole decoder layers for a few query rows in one parallel region: norm, q|k|v, rotary embedding, append to the cache,
 // attention over all of it, output projection, norm, gated feed-forward network. Between two parts the team meets at a
 // barrier, which costs a fraction of starting a team anew, and nothing returns to Python.
+#include "decode_layer/projection.h"
 #include "flash_decode/decoder.h"
-#include "gemv/multiply.h"
 #include "rms_norm/normalise.h"
 #include "rope/rotate.h"
 
@@ -15,11 +15,13 @@ constexpr int64_t WORTH_A_TEAM = 1 << 17;  // weight elements of the layers
 // The order of the fields is that of `LayerStack` in Python; a null pointer leaves a part out.
 template <class T> struct Layer {
     const float *attention_norm;
-    const T *qkv, *qkv_bias;
+    Projection<T> qkv;
+    const T *qkv_bias;
     const float *q_norm, *k_norm;
-    const T *out, *out_bias;
+    Projection<T> out;
+    const T *out_bias;
     const float *post_attention_norm, *mlp_norm;
-    const T *gate_up, *down;
+    Projection<T> gate_up, down;
     const float *post_mlp_norm;
     int64_t window;  // tokens a query sees, its own included; 0 for all
     T *keys, *values;
@@ -84,10 +86,23 @@ template <class T> class Pass {
         return out;
     }
 
-    void multiply_by(const T *x, int64_t features, const T *weight, const T *bias, const T *residual, T *out,
-                     int64_t outputs, std::atomic<int64_t> &taken) const {
-        const Gemv<T, T> linear{x, features, weight, bias, 0, residual, outputs, out, outputs, rows, features, outputs};
-        linear.run(omp_get_thread_num(), threads, taken);
+    void multiply_by(const T *x, int64_t features, const Projection<T> &weight, const T *bias, const T *residual,
+                     T *out, int64_t outputs, std::atomic<int64_t> &taken) const {
+        weight.as_matrix(features, [&](const auto &matrix) {
+            const Gemv<std::decay_t<decltype(matrix)>, T> linear{matrix, x, features, bias, 0, residual, outputs,
+                                                                 out, outputs, rows, outputs};
+            linear.run(omp_get_thread_num(), threads, taken);
+        });
+#pragma omp barrier
+    }
+
+    void multiply_gated(const T *x, const Projection<T> &weight, std::atomic<int64_t> &taken) const {
+        weight.as_matrix(shape.hidden, [&](const auto &matrix) {
+            const GatedGemv<std::decay_t<decltype(matrix)>> linear{matrix, x, shape.hidden, buffers.gated,
+                                                                   shape.intermediate, shape.activation, rows,
+                                                                   shape.intermediate};
+            linear.run(omp_get_thread_num(), threads, taken);
+        });
 #pragma omp barrier
     }
 
@@ -136,16 +151,12 @@ template <class T> class Pass {
     void finish(const Layer<T> &layer, std::atomic<int64_t> *taken) const {
         const int64_t attended = shape.heads * shape.dim;
         add(buffers.attended, attended, layer.out, layer.out_bias, layer.post_attention_norm, taken[1]);
-        const T *normed = normalised(buffers.x, layer.mlp_norm);
-        const GatedGemv<T> gated{normed, shape.hidden, layer.gate_up, buffers.gated, shape.intermediate,
-                                 shape.activation, rows, shape.hidden, shape.intermediate};
-        gated.run(omp_get_thread_num(), threads, taken[2]);
-#pragma omp barrier
+        multiply_gated(normalised(buffers.x, layer.mlp_norm), layer.gate_up, taken[2]);
         add(buffers.gated, shape.intermediate, layer.down, nullptr, layer.post_mlp_norm, taken[3]);
     }
 
     // x += y weight^T + bias, normalised before it is added where the architecture says so (Gemma).
-    void add(const T *y, int64_t features, const T *weight, const T *bias, const float *norm,
+    void add(const T *y, int64_t features, const Projection<T> &weight, const T *bias, const float *norm,
              std::atomic<int64_t> &taken) const {
         if (!norm) return multiply_by(y, features, weight, bias, buffers.x, buffers.x, shape.hidden, taken);
         multiply_by(y, features, weight, bias, nullptr, buffers.sublayer, shape.hidden, taken);

@@ -7,11 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.decode_layer.weights import Caches, LayerShape, LayerWeights, NewTokens, Tables
+from kernels.arguments import accumulate_dtype
+from kernels.decode_layer.weights import (
+    Caches,
+    Int4Matrix,
+    LayerShape,
+    LayerWeights,
+    LutMatrix,
+    Matrix,
+    NewTokens,
+    Tables,
+)
 from kernels.flash_decode import reference as attention
 from kernels.gemv import reference as linear
+from kernels.lut_gemv import reference as lut
 from kernels.rms_norm.reference import rms_norm
 from kernels.rope import reference as rope
+from kernels.w4_gemm import reference as int4
 
 
 def run(
@@ -31,7 +43,7 @@ def run(
 
 def project(shape: LayerShape, layer: LayerWeights, x: Tensor) -> Tensor:
     """The contract of `LayerStack.project`."""
-    qkv = linear.gemv(rms_norm(x, layer.attention_norm, shape.eps), layer.qkv, None, layer.qkv_bias)
+    qkv = linear.gemv(rms_norm(x, layer.attention_norm, shape.eps), dense(layer.qkv, x), None, layer.qkv_bias)
     if layer.q_norm is not None and layer.k_norm is not None:
         q, k, _ = heads_of(shape, qkv)
         q.copy_(rms_norm(q, layer.q_norm, shape.eps))
@@ -42,15 +54,26 @@ def project(shape: LayerShape, layer: LayerWeights, x: Tensor) -> Tensor:
 def finish(shape: LayerShape, layer: LayerWeights, x: Tensor, attended: Tensor) -> None:
     """The contract of `LayerStack.finish`."""
     _add(shape, x, attended, layer.out, layer.out_bias, layer.post_attention_norm)
-    gated = linear.gated_gemv(rms_norm(x, layer.mlp_norm, shape.eps), layer.gate_up, shape.activation)
+    gated = linear.gated_gemv(rms_norm(x, layer.mlp_norm, shape.eps), dense(layer.gate_up, x), shape.activation)
     _add(shape, x, gated, layer.down, None, layer.post_mlp_norm)
 
 
-def _add(shape: LayerShape, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor | None) -> None:
+def _add(shape: LayerShape, x: Tensor, y: Tensor, matrix: Matrix, bias: Tensor | None, norm: Tensor | None) -> None:
+    weight = dense(matrix, y)
     if norm is None:
         x.copy_(linear.gemv(y, weight, x, bias))
     else:
         x += rms_norm(linear.gemv(y, weight, None, bias), norm, shape.eps)
+
+
+def dense(matrix: Matrix, x: Tensor) -> Tensor:
+    """The weights [out, in] that a matrix stands for, as they are multiplied by x [N, in]."""
+    features, dtype = x.shape[1], accumulate_dtype(x)
+    if isinstance(matrix, LutMatrix):
+        return lut.dequantise(*matrix, features, dtype)
+    if isinstance(matrix, Int4Matrix):
+        return int4.dequantise(*matrix, features, dtype)
+    return matrix
 
 
 def heads_of(shape: LayerShape, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from kernels.lut_gemv import Outliers
+
 ACTIVATIONS = ("silu", "gelu_tanh")
+PROJECTIONS = ("qkv", "out", "gate_up", "down")
+"""The fields of `LayerWeights` that are matrices."""
 
 Tables = Sequence[tuple[Tensor, Tensor]]
 """cos and sin [P, D/2] fp32 of every layer."""
@@ -39,25 +45,78 @@ class LayerShape:
         return [*sizes, ACTIVATIONS.index(self.activation)]
 
 
+class LutMatrix(NamedTuple):
+    """[out, in] as codes of 3 or 4 bits into one table per row, and outliers: what `kernels.lut_gemv` takes."""
+
+    packed: Tensor
+    tables: Tensor
+    outliers: Outliers | None = None
+
+
+class Int4Matrix(NamedTuple):
+    """[out, in] as int4 in groups of 128 inputs with fp16 scales: what `kernels.w4_gemm` takes."""
+
+    packed: Tensor
+    scales: Tensor
+
+
+Matrix = Tensor | LutMatrix | Int4Matrix
+"""[out, in] in any of its forms."""
+
+
+def parts_of(matrix: Matrix) -> list[Tensor]:
+    """The tensors a matrix consists of."""
+    if isinstance(matrix, Tensor):
+        return [matrix]
+    if isinstance(matrix, Int4Matrix):
+        return [*matrix]
+    return [matrix.packed, matrix.tables, *(matrix.outliers or ())]
+
+
+def readable(matrix: Matrix, dtype: torch.dtype) -> bool:
+    """Whether the kernel can read it beside activations of this dtype."""
+    codes, whole, half = torch.int16, torch.int32, torch.float16
+    if isinstance(matrix, Tensor):
+        wanted = [dtype]
+    elif isinstance(matrix, Int4Matrix):
+        wanted = [codes, half]
+    else:
+        wanted = [codes, dtype] if matrix.outliers is None else [codes, dtype, whole, whole, dtype]
+    parts = parts_of(matrix)
+    return [part.dtype for part in parts] == wanted and all(part.is_contiguous() for part in parts)
+
+
+def matrix_fields(matrix: Matrix) -> list[int]:
+    """The fields of the C struct `Projection`: a form, and where the parts lie."""
+    if isinstance(matrix, Tensor):
+        form = 0
+    elif isinstance(matrix, Int4Matrix):
+        form = 3
+    else:
+        form = {8: 1, 16: 2}[matrix.tables.shape[1]]
+    pointers = [part.data_ptr() for part in parts_of(matrix)]
+    return [form, *pointers, *[0] * (5 - len(pointers))]
+
+
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of one layer, contiguous: norms fp32, everything else in the dtype of the activations.
+    """Weights of one layer, contiguous: norms fp32, everything else in the dtype of the activations, or packed.
 
     qkv [(H + 2 G) D, hidden], out [hidden, H D], gate_up [2 I, hidden] (gate rows first), down [hidden, I].
     `window` is the number of tokens a query sees, 0 for all. The order of the fields is that of the C struct.
     """
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Matrix
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
+    out: Matrix
     out_bias: Tensor | None
     post_attention_norm: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     post_mlp_norm: Tensor | None
     window: int = 0
 

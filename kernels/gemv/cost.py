@@ -25,7 +25,10 @@ def gemv_cost(
 
 
 def gated_gemv_cost(rows: int, in_features: int, intermediate: int, element_bytes: int) -> Cost:
-    """Gate and up in one pass; the gating itself counts 5 FLOPs per output."""
-    both = gemv_cost(rows, in_features, 2 * intermediate, element_bytes)
-    outputs = rows * intermediate
+    """Gate and up in one pass."""
+    return gating(gemv_cost(rows, in_features, 2 * intermediate, element_bytes), rows * intermediate, element_bytes)
+
+
+def gating(both: Cost, outputs: int, element_bytes: int) -> Cost:
+    """A product that gives gates and ups and writes what they make; the gating itself counts 5 FLOPs per output."""
     return Cost(both.flops + 5 * outputs, both.read_bytes, outputs * element_bytes)

@@ -1,26 +1,12 @@
 // Few-row linear layers over a team of threads.
-#include "gemv/multiply.h"
-
-#include <omp.h>
-
-namespace {
-
-constexpr int64_t WORTH_A_TEAM = 1 << 15;  // weight elements; below, waking the team takes longer than the work
-
-template <class Linear> void over_team(const Linear &linear, int64_t weights, int64_t threads) {
-    std::atomic<int64_t> taken{0};
-#pragma omp parallel num_threads(team(threads, weights, WORTH_A_TEAM))
-    linear.run(omp_get_thread_num(), omp_get_num_threads(), taken);
-}
-
-}  // namespace
+#include "gemv/team.h"
 
 #define GEMV(NAME, T, O)                                                                                              \
     extern "C" void NAME(const T *x, int64_t x_stride, const T *weight, const void *bias, int64_t bias_is_f32,       \
                          const O *residual, int64_t residual_stride, O *out, int64_t out_stride, int64_t rows,       \
                          int64_t features, int64_t outputs, int64_t threads) {                                       \
-        const Gemv<T, O> linear{x, x_stride, weight, bias, bias_is_f32, residual, residual_stride,                   \
-                                out, out_stride, rows, features, outputs};                                           \
+        const Gemv<Plain<T>, O> linear{{weight, features}, x, x_stride, bias, bias_is_f32, residual,                 \
+                                       residual_stride, out, out_stride, rows, outputs};                             \
         over_team(linear, features * outputs, threads);                                                              \
     }
 
@@ -31,7 +17,8 @@ GEMV(gemv_bf16_f32, bf16, float)
 #define GATED_GEMV(NAME, T)                                                                                           \
     extern "C" void NAME(const T *x, int64_t x_stride, const T *weight, T *out, int64_t out_stride,                  \
                          int64_t activation, int64_t rows, int64_t features, int64_t intermediate, int64_t threads) { \
-        const GatedGemv<T> linear{x, x_stride, weight, out, out_stride, activation, rows, features, intermediate};   \
+        const GatedGemv<Plain<T>> linear{{weight, features}, x, x_stride, out, out_stride, activation, rows,         \
+                                         intermediate};                                                              \
         over_team(linear, 2 * features * intermediate, threads);                                                     \
     }
 

@@ -94,64 +94,79 @@ template <class T> inline void multiply(const Task<T> &task, float *products) {
     }
 }
 
-// The products of one x [rows][features] with blocks of weight rows, for one thread.
-template <class T> class Multiplier {
-  public:
-    Multiplier(const T *x, int64_t x_stride, int64_t rows, int64_t features)
-        : x(x), x_stride(x_stride), features(features), unit(x, x_stride, rows, features) {}
+// A matrix [outputs][features] as it lies in memory. Another kind of matrix has an `Element` and a `Multiplier` too.
+template <class T> struct Plain {
+    using Element = T;
+    const T *weight;
+    int64_t features;
 
-    // products[n][o] of x rows [first, first + rows), at most MAX_ROWS, with `count` <= BLOCK weight rows.
-    void operator()(int64_t first, int64_t rows, const T *weight, int count, float *products) {
-        if (unit.serves(count)) unit.multiply(first, weight, products);
-        else multiply(Task<T>{x + first * x_stride, x_stride, rows, features, weight, count}, products);
-    }
+    // The products of one x with blocks of weight rows, for one thread.
+    class Multiplier {
+      public:
+        static constexpr int64_t ROWS = MAX_ROWS;  // of x in one call
 
-  private:
-    const T *x;
-    const int64_t x_stride, features;
-    MatrixProduct<T> unit;
+        Multiplier(const Plain &matrix, const T *x, int64_t x_stride, int64_t rows)
+            : matrix(matrix), x(x), x_stride(x_stride), unit(x, x_stride, rows, matrix.features) {}
+
+        // products[n][k] of x rows [first, first + rows) with `count` <= BLOCK weight rows from o on.
+        void operator()(int64_t first, int64_t rows, int64_t o, int count, float *products) {
+            const T *weight = matrix.weight + o * matrix.features;
+            if (unit.serves(count)) unit.multiply(first, weight, products);
+            else
+                multiply(Task<T>{x + first * x_stride, x_stride, rows, matrix.features, weight, count}, products);
+        }
+
+      private:
+        const Plain matrix;
+        const T *x;
+        const int64_t x_stride;
+        MatrixProduct<T> unit;
+    };
 };
 
 // Calls work(first_row, rows, first_output, count) for the blocks of the output that this thread of a team does: a fixed
 // share of the first three quarters, then of the rest what the others leave, as cores are not equally fast at all
 // times. `taken` counts the blocks of the rest and is 0 at the start.
-template <class Work>
+template <int64_t ROWS, class Work>
 inline void for_blocks(int64_t rows, int64_t outputs, int64_t thread, int64_t threads, std::atomic<int64_t> &taken,
                        Work work) {
     const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, fixed = threads == 1 ? blocks : blocks * 3 / 4;
     const auto block = [&](int64_t b) {
         const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
-        for (int64_t n = 0; n < rows; n += MAX_ROWS) work(n, std::min<int64_t>(MAX_ROWS, rows - n), b * BLOCK, count);
+        for (int64_t n = 0; n < rows; n += ROWS) work(n, std::min<int64_t>(ROWS, rows - n), b * BLOCK, count);
     };
     const Share share(fixed, thread, threads);
     for (int64_t b = share.begin; b < share.end; ++b) block(b);
     for (int64_t b; (b = fixed + taken.fetch_add(1, std::memory_order_relaxed)) < blocks;) block(b);
 }
 
-// x [rows][features], weight [outputs][features] -> out [rows][outputs] = x weight^T + bias + residual.
-template <class T, class O> struct Gemv {
+// x [rows][features], matrix [outputs][features] -> out [rows][outputs] = x matrix^T + bias + residual.
+template <class Matrix, class O> struct Gemv {
+    using T = typename Matrix::Element;
+    Matrix matrix;
     const T *x;
     int64_t x_stride;
-    const T *weight;
     const void *bias;
     int64_t bias_is_f32;
     const O *residual;
     int64_t residual_stride;
     O *out;
-    int64_t out_stride, rows, features, outputs;
+    int64_t out_stride, rows, outputs;
 
     void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
-        Multiplier<T> multiplier(x, x_stride, rows, features);
-        for_blocks(rows, outputs, thread, threads, taken, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
-            float products[MAX_ROWS * BLOCK];
-            multiplier(first, n_rows, weight + o * features, count, products);
+        using Multiplier = typename Matrix::Multiplier;
+        Multiplier multiplier(matrix, x, x_stride, rows);
+        const auto work = [&](int64_t first, int64_t n_rows, int64_t o, int count) {
+            float products[Multiplier::ROWS * BLOCK];
+            multiplier(first, n_rows, o, count, products);
             const f32x16 shift = bias_of(o, count);
             for (int64_t n = 0; n < n_rows; ++n) {
                 f32x16 y = load16(products + n * BLOCK) + shift;
                 if (residual) y += load_first(residual + (first + n) * residual_stride + o, count);
                 store_first(out + (first + n) * out_stride + o, y, count);
             }
-        });
+        };
+        for_blocks<Multiplier::ROWS>(rows, outputs, thread, threads, taken, work);
     }
 
   private:
@@ -161,25 +176,28 @@ template <class T, class O> struct Gemv {
     }
 };
 
-// weight [2 intermediate][features], gate rows first -> out [rows][intermediate] = activation(gate) * up.
-template <class T> struct GatedGemv {
+// matrix [2 intermediate][features], gate rows first -> out [rows][intermediate] = activation(gate) * up.
+template <class Matrix> struct GatedGemv {
+    using T = typename Matrix::Element;
+    Matrix matrix;
     const T *x;
     int64_t x_stride;
-    const T *weight;
     T *out;
-    int64_t out_stride, activation, rows, features, intermediate;
+    int64_t out_stride, activation, rows, intermediate;
 
     void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
-        Multiplier<T> multiplier(x, x_stride, rows, features);
-        for_blocks(rows, intermediate, thread, threads, taken, [&](int64_t first, int64_t n_rows, int64_t o, int count) {
-            float gates[MAX_ROWS * BLOCK], ups[MAX_ROWS * BLOCK];
-            multiplier(first, n_rows, weight + o * features, count, gates);
-            multiplier(first, n_rows, weight + (intermediate + o) * features, count, ups);
+        using Multiplier = typename Matrix::Multiplier;
+        Multiplier multiplier(matrix, x, x_stride, rows);
+        const auto work = [&](int64_t first, int64_t n_rows, int64_t o, int count) {
+            float gates[Multiplier::ROWS * BLOCK], ups[Multiplier::ROWS * BLOCK];
+            multiplier(first, n_rows, o, count, gates);
+            multiplier(first, n_rows, intermediate + o, count, ups);
             for (int64_t n = 0; n < n_rows; ++n) {
                 const f32x16 gate = load16(gates + n * BLOCK);
                 const f32x16 active = activation == 0 ? silu16(gate) : gelu_tanh16(gate);
                 store_first(out + (first + n) * out_stride + o, active * load16(ups + n * BLOCK), count);
             }
-        });
+        };
+        for_blocks<Multiplier::ROWS>(rows, intermediate, thread, threads, taken, work);
     }
 };

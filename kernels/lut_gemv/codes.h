@@ -6,6 +6,10 @@
 
 #include "simd.h"
 
+#include <algorithm>
+
+namespace lut {
+
 // What weights are looked up as: bf16 where there is an instruction for products of bf16.
 #ifdef SIMD_AVX512_BF16
 template <class T> using Operand = T;
@@ -181,3 +185,43 @@ inline void expand(const uint16_t *words, int64_t count, const Table<T, BITS> &t
     for (int j = 0; j < L::VECTORS; ++j) table.of(block.codes(j)).store(to + j * columns);  // the next covers the excess
     std::memset(to + count, 0, (BLOCK_CODES<BITS> - count) * sizeof(T));
 }
+
+#ifdef SIMD_AVX512_BF16
+// The last block of a row, of `count` inputs: its columns are repeated over the lanes, so that a vector of codes holds
+// several of the block's vectors, as many as there is room for.
+template <int BITS> class NarrowBlock {
+    static constexpr int VECTORS = 16 / BITS;  // of a plane
+
+  public:
+    explicit NarrowBlock(int64_t count)
+        : count((int)count), columns((int)(count + Layout<BITS>::VECTORS - 1) / Layout<BITS>::VECTORS),
+          together(columns ? std::min(VECTORS, WORDS / columns) : VECTORS) {
+        for (int lane = 0; lane < WORDS; ++lane) {
+            column[lane] = (uint16_t)(columns ? lane % columns : 0);
+            shift[lane] = (uint16_t)(columns ? BITS * (lane / columns) : 0);
+        }
+    }
+
+    // Calls use(codes, input, mask of the lanes that hold codes), the codes being those of the inputs from `input` on.
+    template <class Use> void for_codes(const uint16_t *words, Use use) const {
+        const Block<BITS> block = Block<BITS>::load_narrow(words, columns);
+        for (int p = 0; p < Layout<BITS>::PLANES; ++p) {
+            const u16x32 plane = __builtin_shuffle(block.plane[p], column) >> shift;
+            for (int j = 0; j < VECTORS; j += together)
+                pass(plane >> (uint16_t)(BITS * j), (p * VECTORS + j) * columns, std::min(together, VECTORS - j), use);
+        }
+        if constexpr (BITS == 3) pass(block.codes(15), 15 * columns, 1, use);
+    }
+
+  private:
+    template <class Use> void pass(u16x32 codes, int input, int vectors, Use use) const {
+        const int lanes = std::min(vectors * columns, count - input);
+        if (lanes > 0) use(codes, input, (__mmask32)(~0u >> (WORDS - lanes)));
+    }
+
+    int count, columns, together;
+    u16x32 column, shift;
+};
+#endif
+
+}  // namespace lut

@@ -6,10 +6,12 @@
 
 #include "lut_gemv/codes.h"
 
-#include <algorithm>
 #include <vector>
 
-constexpr int REGISTER_SUMS = 12;  // vectors of sums of the register kernel: as many again hold its inputs and totals
+namespace lut {
+
+constexpr int TILE_ROWS = 16;      // outputs of a tile
+constexpr int REGISTER_SUMS = 16;  // vectors of sums of the register kernel; its inputs take the other registers
 constexpr int MAX_VECTORS = 4;     // of x rows, in one pass over the weights
 constexpr int DEPTH = 32;          // inputs are padded to a multiple of this: those of a tile register
 constexpr int PANEL_ROWS = MAX_VECTORS * LANES;
@@ -22,37 +24,25 @@ template <class T> class Panel {
   public:
     using C = Operand<T>;
 
-    // The scratch belongs to the calling thread, for its next panel to use again.
+    // The scratch belongs to the calling thread, for its next panel to use again. No rows make an empty panel.
     Panel(const T *x, int64_t stride, int64_t rows, int64_t features, bool narrow)
         : rows(rows), width(narrow ? std::min<int64_t>(rows, LANES) : LANES), x(x), stride(stride), features(features),
           padded((features + DEPTH - 1) / DEPTH * DEPTH) {
         static thread_local std::vector<f32x16> scratch;
-        const int64_t size = vectors() * vector_stride() * sizeof(C) / sizeof(f32x16) + 1;  // `column` reads whole vectors
+        const int64_t vectors = (rows + LANES - 1) / LANES;
+        const int64_t size = vectors * vector_stride() * sizeof(C) / sizeof(f32x16) + 1;  // `column` reads whole vectors
         if ((int64_t)scratch.size() < size) scratch.resize(size);
         data = (C *)scratch.data();
+        for (int64_t v = 0; v < vectors; ++v)
+            for (int64_t i = 0; i < padded; i += LANES * PAIR<C>) pack(v, i);
     }
 
     const int64_t rows, width;
-    int64_t vectors() const { return (rows + LANES - 1) / LANES; }
     int64_t vector_stride() const { return padded * width; }
     C *at(int64_t vector, int64_t input) const { return data + (vector * padded + input) * width; }
 
     // The inputs of a chunk that starts at `input`, padding included.
     int depth(int64_t input, int chunk) const { return (int)std::min<int64_t>(chunk, padded - input); }
-
-    void pack(int64_t thread, int64_t threads) const {
-        constexpr int INPUTS = LANES * PAIR<C>;  // of one transposition
-        const Share share(padded / INPUTS, thread, threads);
-        for (int64_t v = 0; v < vectors(); ++v)
-            for (int64_t b = share.begin; b < share.end; ++b) {
-                u32x16 lanes[LANES];
-                for (int t = 0; t < LANES; ++t)
-                    lanes[t] = v * LANES + t < rows ? read(v * LANES + t, b * INPUTS) : u32x16{};
-                transpose16(lanes);
-                for (int i = 0; i < LANES; ++i)
-                    store_first((float *)at(v, b * INPUTS + i * PAIR<C>), (f32x16)lanes[i], (int)width);
-            }
-    }
 
     // Input `input` of the rows of a vector.
     f32x16 column(int64_t vector, int64_t input) const {
@@ -66,6 +56,16 @@ template <class T> class Panel {
     const T *x;
     int64_t stride, features, padded;
     C *data;
+
+    // One transposition: LANES * PAIR inputs of a vector's rows.
+    void pack(int64_t vector, int64_t input) const {
+        u32x16 lanes[LANES];
+        for (int t = 0; t < LANES; ++t)
+            lanes[t] = vector * LANES + t < rows ? read(vector * LANES + t, input) : u32x16{};
+        transpose16(lanes);
+        for (int i = 0; i < LANES; ++i)
+            store_first((float *)at(vector, input + i * PAIR<C>), (f32x16)lanes[i], (int)width);
+    }
 
     u32x16 read(int64_t row, int64_t input) const {
         const T *p = x + row * stride + input;
@@ -81,15 +81,13 @@ template <class T> class Panel {
     }
 };
 
-// out[t][o + n] = the lanes of totals[n][V], for `count` outputs from o on and all rows t of the panel.
-template <int V, class T>
-inline void store_outputs(const f32x16 (*totals)[V], int count, int64_t rows, T *out, int64_t out_stride) {
+// products[t][n] = the lanes t of totals[n][V]: 16 outputs for the rows of V vectors.
+template <int V> inline void store_products(const f32x16 (*totals)[V], float *products) {
     for (int v = 0; v < V; ++v) {
-        u32x16 lanes[LANES] = {};
-        for (int n = 0; n < count; ++n) lanes[n] = (u32x16)totals[n][v];
+        u32x16 lanes[LANES];
+        for (int n = 0; n < TILE_ROWS; ++n) lanes[n] = (u32x16)totals[n][v];
         transpose16(lanes);
-        const int valid = (int)std::min<int64_t>(LANES, rows - v * LANES);
-        for (int t = 0; t < valid; ++t) store_first(out + (v * LANES + t) * out_stride, (f32x16)lanes[t], count);
+        for (int t = 0; t < LANES; ++t) store16(products + (v * LANES + t) * TILE_ROWS, (f32x16)lanes[t]);
     }
 }
 
@@ -102,7 +100,7 @@ inline void multiply_rows(int depth, const C *weights, const C *x, int64_t x_str
         f32x16 columns[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) columns[v] = load16((const float *)(x + v * x_stride + i * LANES));
-#pragma GCC unroll 12
+#pragma GCC unroll 16
         for (int n = 0; n < N; ++n) {
             float weight;  // or a pair of them
             std::memcpy(&weight, weights + n * CHUNK + i, sizeof weight);
@@ -121,34 +119,32 @@ inline void multiply_rows(int depth, const C *weights, const C *x, int64_t x_str
         for (int v = 0; v < V; ++v) totals[n][v] += scales[n] * sums[n][v];
 }
 
-// out [rows of the panel][outputs] for the outputs `begin` to `end`, in the vector registers. A Source gives:
-//   CHUNK                  inputs unpacked at once; features, of a row,
-//   expand(o, chunk, to)   the weights of a chunk of row o, zeros behind the last; may write WORDS more than CHUNK,
-//   ahead(o, block)        asks for the codes of a block, counted from row o on: tiles of rows are more streams than the
-//                          hardware follows, so the next tile is asked for in the order of addresses,
-//   SCALED, scale(o, chunk)   whether and by what their products are multiplied,
-//   finish(o, panel, totals)  what is to be added to the sums of row o, [vectors of the panel].
-template <int V, class T, class Source>
-inline void multiply_in_registers(Source source, const Panel<T> &panel, int64_t begin, int64_t end, T *out,
-                                  int64_t out_stride) {
-    using C = Operand<T>;
-    constexpr int CHUNK = Source::CHUNK, ROWS = REGISTER_SUMS, TOGETHER = REGISTER_SUMS / V;
-    alignas(64) C weights[ROWS * CHUNK + WORDS] = {};
-    float scales[ROWS] = {};
-    for (int64_t o = begin; o < end; o += ROWS) {
-        const int count = (int)std::min<int64_t>(ROWS, end - o);
-        f32x16 totals[ROWS][V] = {};
-        for (int64_t input = 0; input < source.features; input += CHUNK) {
-            for (int n = 0; n < count; ++n) {
-                source.ahead(o + ROWS, input / CHUNK * ROWS + n);
-                source.expand(o + n, input / CHUNK, weights + n * CHUNK);
-                scales[n] = source.scale(o + n, input / CHUNK);
-            }
-            for (int n = 0; n < ROWS; n += TOGETHER)
-                multiply_rows<TOGETHER, V, CHUNK>(panel.depth(input, CHUNK), weights + n * CHUNK, panel.at(0, input),
-                                                  panel.vector_stride(), scales + n, totals + n);
+// A chunk of the rows of a tile, unpacked. Rows and lanes behind the last are multiplied too, and not looked at.
+template <class Matrix> struct Tile {
+    alignas(64) Operand<typename Matrix::Element> weights[TILE_ROWS * Matrix::CHUNK + WORDS] = {};
+    float scales[TILE_ROWS] = {};
+
+    void expand(Matrix matrix, int64_t o, int count, int64_t chunk) {
+        for (int n = 0; n < count; ++n) {
+            matrix.ahead(o + TILE_ROWS, chunk * TILE_ROWS + n);
+            matrix.expand(o + n, chunk, weights + n * Matrix::CHUNK);
+            scales[n] = matrix.scale(o + n, chunk);
         }
-        for (int n = 0; n < count; ++n) source.finish(o + n, panel, totals[n]);
-        store_outputs<V>(totals, count, panel.rows, out + o, out_stride);
+    }
+};
+
+// totals[n] = the products of `count` rows, from o on, with V vectors of a panel, in the vector registers.
+template <int V, class Matrix, class T>
+inline void multiply_in_registers(Matrix matrix, const Panel<T> &panel, int64_t vector, int64_t o, int count,
+                                  Tile<Matrix> &tile, f32x16 (*totals)[V]) {
+    constexpr int CHUNK = Matrix::CHUNK, TOGETHER = V == 3 ? 4 : REGISTER_SUMS / V;
+    for (int64_t input = 0; input < matrix.features; input += CHUNK) {
+        tile.expand(matrix, o, count, input / CHUNK);
+        for (int n = 0; n < TILE_ROWS; n += TOGETHER)
+            multiply_rows<TOGETHER, V, CHUNK>(panel.depth(input, CHUNK), tile.weights + n * CHUNK,
+                                              panel.at(vector, input), panel.vector_stride(), tile.scales + n,
+                                              totals + n);
     }
 }
+
+}  // namespace lut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from kernels.arguments import accumulate_dtype
@@ -26,6 +27,17 @@ def dense_weight(packed: Tensor, tables: Tensor, features: int) -> Tensor:
     """Codes int16 [out, words] and tables [out, 2^bits] -> weight [out, features]."""
     bits = tables.shape[1].bit_length() - 1
     return tables.gather(1, unpack(packed, bits, features).long())
+
+
+def dequantise(
+    packed: Tensor, tables: Tensor, outliers: Outliers | None, features: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """What tables and outliers together stand for, [out, features] in fp32 or fp64."""
+    weight = dense_weight(packed, tables, features).to(dtype)
+    if outliers is not None:
+        rows = torch.repeat_interleave(torch.arange(len(weight)), outliers.starts.diff())
+        weight.index_put_((rows, outliers.columns.long()), outliers.values.to(dtype), accumulate=True)
+    return weight
 
 
 def lut_gemv(

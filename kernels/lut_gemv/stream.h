@@ -3,19 +3,20 @@
 
 #include "lut_gemv/codes.h"
 
-#include <algorithm>
 #include <type_traits>
 #include <vector>
 
-constexpr int BLOCK_ROWS = 16;   // outputs per block: one store of a vector
-constexpr int STREAM_ROWS = 4;   // x rows that share a lookup
-constexpr int AHEAD = 1024;      // words of codes to ask for in advance: rows lie one behind the other
+namespace lut {
+
+constexpr int STREAM_ROWS = 8;  // x rows that share a lookup
+constexpr int AHEAD = 2048;     // words of codes to ask for in advance: rows lie one behind the other
 
 // Rows of x as a kernel reads them.
 template <class T> struct Inputs {
     const T *data;
     int64_t stride;
     const T *at(int64_t n, int64_t i) const { return data + n * stride + i; }
+    Inputs from(int64_t n, int64_t i) const { return {at(n, i), stride}; }
 };
 
 // Rows of x in the order in which `Weights` want them: floats with the even ones of 32 first.
@@ -37,31 +38,56 @@ template <class T> inline Inputs<Operand<T>> streamed(Inputs<T> x, int64_t rows,
     }
 }
 
-// sums[n] += products of X rows of x with the whole blocks of a row of codes; gives the inputs done.
+// Rows of x input by input in fp32, [features][rows].
+template <class T> inline const float *columns_of(Inputs<T> x, int64_t rows, int64_t features) {
+    static thread_local std::vector<float> copy;
+    if ((int64_t)copy.size() < rows * features) copy.resize(rows * features);
+    for (int64_t n = 0; n < rows; ++n)
+        for (int64_t i = 0; i < features; ++i) copy[i * rows + n] = value(*x.at(n, i));
+    return copy.data();
+}
+
+// All rows of x: as they are, in the order for whole blocks, and for outliers; and how a row's last block is read.
+template <class T, int BITS> struct StreamInputs {
+    Inputs<T> plain;
+    Inputs<Operand<T>> ordered;
+    const float *columns;
+    int64_t rows;
+#ifdef SIMD_AVX512_BF16
+    NarrowBlock<BITS> narrow;
+#endif
+
+    StreamInputs(const T *x, int64_t x_stride, int64_t rows, int64_t features, bool sparse)
+        : plain{x, x_stride}, ordered(streamed(plain, rows, features)),
+          columns(sparse ? columns_of(plain, rows, features) : nullptr), rows(rows)
+#ifdef SIMD_AVX512_BF16
+          ,
+          narrow(features % BLOCK_CODES<BITS>)
+#endif
+    {
+    }
+};
+
+// sums[j] += products of X rows of x, from row n on, with the whole blocks of a row of codes; gives the inputs done.
 // Several chains of sums, because one multiplication takes longer than it occupies the unit.
 template <int X, class S, int BITS>
 inline int64_t whole_blocks(const uint16_t *row, const Table<S, BITS> &table, Inputs<S> x, int64_t features,
                             f32x16 (&sums)[X]) {
-    constexpr int CHAINS = X == 1 ? 8 : 4, VECTORS = Layout<BITS>::VECTORS;
-    constexpr int TOGETHER = VECTORS < CHAINS ? CHAINS / VECTORS : 1;  // blocks per turn
+    constexpr int CHAINS = X < 4 ? 4 : 2, VECTORS = Layout<BITS>::VECTORS;
     f32x16 chains[X][CHAINS] = {};
-    const auto add = [&](int64_t input, int first_chain) {
-        const uint16_t *words = place<BITS>(row, input / BLOCK_CODES<BITS>).words;
+    int64_t i = 0;
+    for (; i + BLOCK_CODES<BITS> <= features; i += BLOCK_CODES<BITS>) {
+        const uint16_t *words = place<BITS>(row, i / BLOCK_CODES<BITS>).words;
         prefetch<BITS>(words + AHEAD);
         const Block<BITS> block = Block<BITS>::load(words);
 #pragma GCC unroll 16
         for (int j = 0; j < VECTORS; ++j) {
             const Weights<S> weights = table.of(block.codes(j));
-            const int chain = (first_chain + j) % CHAINS;
-#pragma GCC unroll 4
-            for (int n = 0; n < X; ++n) chains[n][chain] = weights.times(chains[n][chain], x.at(n, input + j * WORDS));
+            const int chain = j % CHAINS;
+#pragma GCC unroll 8
+            for (int n = 0; n < X; ++n) chains[n][chain] = weights.times(chains[n][chain], x.at(n, i + j * WORDS));
         }
-    };
-    int64_t i = 0;
-    for (; i + TOGETHER * BLOCK_CODES<BITS> <= features; i += TOGETHER * BLOCK_CODES<BITS>)
-#pragma GCC unroll 2
-        for (int b = 0; b < TOGETHER; ++b) add(i + b * BLOCK_CODES<BITS>, b * VECTORS);
-    for (; i + BLOCK_CODES<BITS> <= features; i += BLOCK_CODES<BITS>) add(i, 0);
+    }
     for (int n = 0; n < X; ++n)
         for (int c = 0; c < CHAINS; ++c) sums[n] += chains[n][c];
     return i;
@@ -76,11 +102,24 @@ template <class S, class T> inline f32x16 dot(f32x16 sum, const S *weights, cons
     return sum;
 }
 
-// The same with the last, narrow block of a row, `count` inputs from `input` on.
+// The same with the last, narrow block of a row, `count` inputs from `input` on, if there is one.
 template <int X, class T, class S, int BITS>
-inline void narrow_block(const uint16_t *words, const Table<S, BITS> &table, Inputs<T> x, int64_t input,
-                         int64_t count, f32x16 (&sums)[X]) {
+inline void narrow_block(const uint16_t *words, const Table<S, BITS> &table, const StreamInputs<T, BITS> &x, int64_t n,
+                         int64_t input, int64_t count, f32x16 (&sums)[X]) {
+    if (count == 0) return;
+#ifdef SIMD_AVX512_BF16
+    if constexpr (std::is_same_v<S, bf16>)
+        return x.narrow.for_codes(words, [&](u16x32 codes, int offset, __mmask32 mask) {
+            const __m512bh weights = (__m512bh)table.of(codes).bits;
+            for (int j = 0; j < X; ++j) {
+                const __m512i some = _mm512_maskz_loadu_epi16(mask, x.plain.at(n + j, input + offset));
+                sums[j] = (f32x16)_mm512_dpbf16_ps((__m512)sums[j], weights, (__m512bh)some);
+            }
+        });
+#endif
     S weights[MAX_BLOCK_CODES + WORDS];
     expand(words, count, table, weights);
-    for (int n = 0; n < X; ++n) sums[n] = dot(sums[n], weights, x.at(n, input), count);
+    for (int j = 0; j < X; ++j) sums[j] = dot(sums[j], weights, x.plain.at(n + j, input), count);
 }
+
+}  // namespace lut

@@ -7,9 +7,11 @@
 
 #include <type_traits>
 
+namespace lut {
+
 #ifdef SIMD_AMX
 
-constexpr int TILE_ROWS = AMX_SIDE;  // outputs of a tile
+static_assert(TILE_ROWS == AMX_SIDE);
 constexpr int SUM_TILES = 4;         // tiles 0 to 3 hold sums, 4 weights and 5 the panel
 
 inline TileShapes shapes_of(int64_t width) {
@@ -88,75 +90,27 @@ template <int V> struct TileProduct {
     }
 };
 
-// A chunk of TILE_ROWS rows, unpacked.
-template <class Source> struct TileWeights {
-    alignas(64) bf16 weights[TILE_ROWS * Source::CHUNK + WORDS] = {};
-    float scales[TILE_ROWS] = {};
-
-    void expand(Source source, int64_t o, int count, int64_t chunk) {
-        for (int n = 0; n < count; ++n) {
-            source.ahead(o + TILE_ROWS, chunk * TILE_ROWS + n);
-            source.expand(o + n, chunk, weights + n * Source::CHUNK);
-            scales[n] = source.scale(o + n, chunk);
-        }
-    }
-};
-
 // As `multiply_in_registers`. A chunk is unpacked while the one before is multiplied, because a tile cannot be loaded
 // until what it reads has left the store buffer, and likewise its sums are fetched one chunk later. Without scales the
 // sums stay in their tiles for a whole row.
-template <int V, class Source>
-inline void multiply_in_tiles(Source source, const Panel<bf16> &panel, int64_t begin, int64_t end, bf16 *out,
-                              int64_t out_stride) {
-    constexpr int CHUNK = Source::CHUNK;
-    const MatrixUnit unit(true, shapes_of(panel.width));
-    TileWeights<Source> tiles[2];
-    alignas(64) TileProduct<V> products[2] = {};
-    const int64_t last = (source.features - 1) / CHUNK;
-    for (int64_t o = begin; o < end; o += TILE_ROWS) {
-        const int count = (int)std::min<int64_t>(TILE_ROWS, end - o);
-        f32x16 totals[TILE_ROWS][V] = {};
-        tiles[0].expand(source, o, count, 0);
-        for (int64_t chunk = 0; chunk <= last; ++chunk) {
-            const int now = chunk % 2;
-            if (Source::SCALED && chunk > 0) products[1 - now].add_to(totals, tiles[1 - now].scales);
-            if (chunk < last) tiles[1 - now].expand(source, o, count, chunk + 1);
-            if (Source::SCALED || chunk == 0) TileProduct<V>::clear();
-            TileProduct<V>::add(panel.depth(chunk * CHUNK, CHUNK), tiles[now].weights, CHUNK, panel,
-                                panel.at(0, chunk * CHUNK));
-            if (Source::SCALED || chunk == last) products[now].store();
-        }
-        products[last % 2].add_to(totals, tiles[last % 2].scales);
-        for (int n = 0; n < count; ++n) source.finish(o + n, panel, totals[n]);
-        store_outputs<V>(totals, count, panel.rows, out + o, out_stride);
+template <int V, class Matrix>
+inline void multiply_in_tiles(Matrix matrix, const Panel<bf16> &panel, int64_t vector, int64_t o, int count,
+                              Tile<Matrix> (&tiles)[2], f32x16 (*totals)[V]) {
+    constexpr int CHUNK = Matrix::CHUNK;
+    alignas(64) TileProduct<V> products[2];
+    const int64_t last = (matrix.features - 1) / CHUNK;
+    tiles[0].expand(matrix, o, count, 0);
+    for (int64_t chunk = 0; chunk <= last; ++chunk) {
+        const int now = chunk % 2;
+        if (Matrix::SCALED && chunk > 0) products[1 - now].add_to(totals, tiles[1 - now].scales);
+        if (chunk < last) tiles[1 - now].expand(matrix, o, count, chunk + 1);
+        if (Matrix::SCALED || chunk == 0) TileProduct<V>::clear();
+        TileProduct<V>::add(panel.depth(chunk * CHUNK, CHUNK), tiles[now].weights, CHUNK, panel,
+                            panel.at(vector, chunk * CHUNK));
+        if (Matrix::SCALED || chunk == last) products[now].store();
     }
+    products[last % 2].add_to(totals, tiles[last % 2].scales);
 }
 #endif
 
-// Whether the products of many rows run in tile registers.
-template <class T> inline bool use_tiles() { return std::is_same_v<T, bf16> && has_matrix_unit(); }
-
-// Rows of x up to which it is faster to stream them, four at a time, than to unpack tiles.
-template <class T> inline int64_t stream_limit() { return use_tiles<T>() ? 1 : 8; }
-
-template <int V, class T, class Source>
-inline void multiply_vectors(Source source, const Panel<T> &panel, int64_t begin, int64_t end, T *out,
-                             int64_t out_stride) {
-#ifdef SIMD_AMX
-    if constexpr (std::is_same_v<T, bf16>)
-        if (has_matrix_unit()) return multiply_in_tiles<V>(source, panel, begin, end, out, out_stride);
-#endif
-    multiply_in_registers<V>(source, panel, begin, end, out, out_stride);
-}
-
-// The outputs `begin` to `end` for the rows of a panel, by the best instructions this processor has.
-template <class T, class Source>
-inline void multiply_panel(Source source, const Panel<T> &panel, int64_t begin, int64_t end, T *out,
-                           int64_t out_stride) {
-    switch (panel.vectors()) {
-        case 1: return multiply_vectors<1>(source, panel, begin, end, out, out_stride);
-        case 2: return multiply_vectors<2>(source, panel, begin, end, out, out_stride);
-        case 3: return multiply_vectors<3>(source, panel, begin, end, out, out_stride);
-        default: return multiply_vectors<4>(source, panel, begin, end, out, out_stride);
-    }
-}
+}  // namespace lut

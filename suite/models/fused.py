@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
-from kernels.decode_layer import LayerShape, LayerStack, LayerWeights, servable
+from kernels.decode_layer import LayerShape, LayerStack, LayerWeights, Matrix, readable, servable
 from suite.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from suite.models.decoder import Decoder, Layer, Linear, RMSNorm
+    from suite.models.decoder import Decoder, Layer, RMSNorm
 
 
 def layer_stack(decoder: Decoder) -> LayerStack | None:
     """The layers' weights where they are now; None where the separate modules have to run.
 
-    That is: without the C++ kernel, with hooks on a module (steering), or with a projection that is no plain matrix
-    (quantised weights).
+    That is: without the C++ kernel, with hooks on a module (steering), or with a projection that is no matrix, plain or
+    packed.
     """
-    from suite.models.decoder import Linear
-
     shape = layer_shape(decoder.config)
     layers = [cast("Layer", layer) for layer in decoder.layers]
     modules = [module for layer in layers for module in layer.modules()]
     if not servable(shape, decoder.dtype) or any(_hooked(module) for module in modules):
         return None
-    projections = [part for layer in layers for part in _projections(layer)]
-    if any(type(part) is not Linear or not part.weight.is_contiguous() for part in projections):
+    matrices = [_matrices(layer, decoder.dtype) for layer in layers]
+    if None in matrices:
         return None
-    return LayerStack(shape, [layer_weights(layer, decoder.config) for layer in layers])
+    pairs = zip(layers, matrices, strict=True)
+    weights = [layer_weights(layer, found, decoder.config) for layer, found in pairs if found is not None]
+    return LayerStack(shape, weights, decoder.dtype)
 
 
 def layer_shape(config: ModelConfig) -> LayerShape:
@@ -48,28 +49,38 @@ def layer_shape(config: ModelConfig) -> LayerShape:
     )
 
 
-def layer_weights(layer: Layer, config: ModelConfig) -> LayerWeights:
+def layer_weights(layer: Layer, matrices: Sequence[Matrix], config: ModelConfig) -> LayerWeights:
     """The tensors of one layer, shared with its modules."""
-    attention, mlp = layer.attention, layer.mlp
+    attention = layer.attention
+    qkv, out, gate_up, down = matrices
     return LayerWeights(
         attention_norm=layer.attention_norm.weight,
-        qkv=attention.qkv.weight,
+        qkv=qkv,
         qkv_bias=attention.qkv.bias,
         q_norm=_weight(attention.q_norm),
         k_norm=_weight(attention.k_norm),
-        out=attention.out.weight,
+        out=out,
         out_bias=attention.out.bias,
         post_attention_norm=_weight(layer.post_attention_norm),
         mlp_norm=layer.mlp_norm.weight,
-        gate_up=mlp.gate_up.weight,
-        down=mlp.down.weight,
+        gate_up=gate_up,
+        down=down,
         post_mlp_norm=_weight(layer.post_mlp_norm),
         window=config.sliding(attention.layer) or 0,
     )
 
 
-def _projections(layer: Layer) -> Iterable[Linear]:
-    return layer.attention.qkv, layer.attention.out, layer.mlp.gate_up, layer.mlp.down
+def _matrices(layer: Layer, dtype: torch.dtype) -> list[Matrix] | None:
+    """Those of the four projections, if all are matrices that the kernel can read."""
+    from suite.models.decoder import Linear
+
+    found: list[Matrix] = []
+    for part in (layer.attention.qkv, layer.attention.out, layer.mlp.gate_up, layer.mlp.down):
+        matrix = part.weight if type(part) is Linear else getattr(part, "matrix", None)  # packed ones have it
+        if matrix is None or not readable(matrix, dtype):
+            return None
+        found.append(matrix)
+    return found
 
 
 def _hooked(module: nn.Module) -> bool:

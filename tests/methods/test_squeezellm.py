@@ -174,7 +174,7 @@ def test_the_sparse_part_has_the_size_of_its_entries():
     assert sizes[1] * 1.8 < sizes[2]
     without = quantised(weight, fisher, **DENSE_ONLY)
     assert without.tensors().keys() == {"packed", "tables"}
-    assert without.outliers is None
+    assert without.matrix.outliers is None
 
 
 def test_rows_of_few_values_or_no_weight_and_ties():

@@ -66,13 +66,47 @@ def test_attach_swaps_every_matrix_of_the_layers_and_brings_the_same_modules_bac
         swapped = [type(module) for module in model.decoder.modules() if isinstance(module, QuantisedLinear)]
         assert swapped == [method.linear] * MATRICES
         assert not plain_linears(model.decoder)
-        assert layer_stack(model.decoder) is None
         assert "the weights of tiny are quantised already" in method.refusal(model, config)
     after = dict(model.decoder.named_modules())
     assert list(after) == list(before)
     assert all(after[key] is before[key] for key in before)
     assert not any(parameter.requires_grad for parameter in model.decoder.parameters())
     assert not any(module._forward_pre_hooks for module in model.decoder.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_layers_give_the_logits_of_the_packed_modules(name, dtype, text, monkeypatch):
+    """One token at a time and several, with the sparse part where there is one."""
+    model = tiny_model(dtype=dtype)
+    method, config, _ = prepared(name, text, model)
+    tokens, found = torch.randint(0, 128, (1, 30)), {}
+    with method.attach(model, config):
+        for fused in (True, False):
+            if not fused:
+                monkeypatch.setattr("suite.models.decoder.layer_stack", lambda decoder: None)
+            found[fused] = [logits_of(model.decoder, DenseAttention(CONFIG), tokens, chunk) for chunk in (1, 7, 13)]
+            assert (model.decoder._stack is not None) is fused
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype is torch.float32 else {"atol": 0.06, "rtol": 0.0}
+    for ours, modules in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(ours, modules, **tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stack_is_of_the_modules_that_are_there_and_a_hook_switches_it_off(name, text):
+    method, config, model = prepared(name, text)
+    decoder = model.decoder
+    plain = layer_stack(decoder).layers[0].down
+    with method.attach(model, config):
+        module = decoder.layers[0].mlp.down
+        assert decoder._stack.layers[0].down.packed is module.packed
+        handle = module.register_forward_hook(lambda *_: None)
+        assert layer_stack(decoder) is None
+        handle.remove()
+        assert layer_stack(decoder) is not None
+        module.packed = module.packed.repeat(1, 2)[:, ::2]
+        assert layer_stack(decoder) is None, "the kernel reads whole rows"
+    assert decoder._stack.layers[0].down is plain
 
 
 @pytest.mark.parametrize("name", NAMES)

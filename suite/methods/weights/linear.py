@@ -12,8 +12,9 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from kernels.decode_layer import Int4Matrix, LutMatrix
 from kernels.lut_gemv import Outliers, lut_gemv
-from kernels.lut_gemv.reference import dense_weight
+from kernels.lut_gemv import reference as lut
 from kernels.w4_gemm import dequantise, w4_gemm
 from suite.models.decoder import Decoder, Linear
 
@@ -46,6 +47,11 @@ class QuantisedLinear(nn.Module):
         y = y.view(*x.shape[:-1], y.shape[-1])
         return y if residual is None else y + residual
 
+    @property
+    @abstractmethod
+    def matrix(self) -> LutMatrix | Int4Matrix:
+        """The packed weights as fused layers read them (`suite.models.fused`)."""
+
     @abstractmethod
     def multiply(self, x: Tensor) -> Tensor:
         """x [N, in] -> y [N, out], bias included."""
@@ -66,19 +72,15 @@ class LutLinear(QuantisedLinear):
     values: Tensor
 
     @property
-    def outliers(self) -> Outliers | None:
-        """The sparse part."""
-        return None if self.starts is None else Outliers(self.starts, self.columns, self.values)
+    def matrix(self) -> LutMatrix:
+        sparse = None if self.starts is None else Outliers(self.starts, self.columns, self.values)
+        return LutMatrix(self.packed, self.tables, sparse)
 
     def multiply(self, x: Tensor) -> Tensor:
-        return lut_gemv(x, self.packed, self.tables, self.outliers, bias=self.bias)
+        return lut_gemv(x, *self.matrix, bias=self.bias)
 
     def dense(self) -> Tensor:
-        weight = dense_weight(self.packed, self.tables, self.features).float()
-        if self.starts is not None:
-            rows = torch.repeat_interleave(torch.arange(len(weight)), self.starts.diff())
-            weight.index_put_((rows, self.columns.long()), self.values.float(), accumulate=True)
-        return weight
+        return lut.dequantise(*self.matrix, self.features)
 
 
 class W4Linear(QuantisedLinear):
@@ -88,8 +90,12 @@ class W4Linear(QuantisedLinear):
     packed: Tensor
     scales: Tensor
 
+    @property
+    def matrix(self) -> Int4Matrix:
+        return Int4Matrix(self.packed, self.scales)
+
     def multiply(self, x: Tensor) -> Tensor:
-        y = w4_gemm(x, self.packed, self.scales)
+        y = w4_gemm(x, *self.matrix)
         return y if self.bias is None else y + self.bias
 
     def dense(self) -> Tensor:
