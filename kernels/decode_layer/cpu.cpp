@@ -36,7 +36,7 @@ struct Reals {
     float eps, scale, softcap;
 };
 
-constexpr int64_t MATRICES = 4;  // of a layer; each has its own count of blocks that its threads have taken
+constexpr int64_t MATRICES = 4;  // of a layer
 
 enum Part { PROJECT = 1, ATTEND = 2, FINISH = 4 };
 
@@ -69,11 +69,12 @@ template <class T> class Pass {
 
     // All threads of the team call this.
     void run(const Layer<T> *layers, int64_t count, int64_t parts, const std::vector<Problem<T>> &problems,
-             const std::vector<Decoder<T> *> &decoders, std::vector<std::atomic<int64_t>> &taken) {
+             const std::vector<Decoder<T> *> &decoders, Taken *taken) {
         for (int64_t i = 0; i < count; ++i) {
-            if (parts & PROJECT) project(layers[i], &taken[i * MATRICES]);
+            Taken *of_layer = taken + i * MATRICES * threads;
+            if (parts & PROJECT) project(layers[i], of_layer);
             if (parts & ATTEND) attend(layers[i], problems[i], *decoders[i]);
-            if (parts & FINISH) finish(layers[i], &taken[i * MATRICES]);
+            if (parts & FINISH) finish(layers[i], of_layer);
         }
     }
 
@@ -87,7 +88,7 @@ template <class T> class Pass {
     }
 
     void multiply_by(const T *x, int64_t features, const Projection<T> &weight, const T *bias, const T *residual,
-                     T *out, int64_t outputs, std::atomic<int64_t> &taken) const {
+                     T *out, int64_t outputs, Taken *taken) const {
         weight.as_matrix(features, [&](const auto &matrix) {
             const Gemv<std::decay_t<decltype(matrix)>, T> linear{matrix, x, features, bias, 0, residual, outputs,
                                                                  out, outputs, rows, outputs};
@@ -96,7 +97,7 @@ template <class T> class Pass {
 #pragma omp barrier
     }
 
-    void multiply_gated(const T *x, const Projection<T> &weight, std::atomic<int64_t> &taken) const {
+    void multiply_gated(const T *x, const Projection<T> &weight, Taken *taken) const {
         weight.as_matrix(shape.hidden, [&](const auto &matrix) {
             const GatedGemv<std::decay_t<decltype(matrix)>> linear{matrix, x, shape.hidden, buffers.gated,
                                                                    shape.intermediate, shape.activation, rows,
@@ -115,9 +116,9 @@ template <class T> class Pass {
 
     T *head_of(int64_t n, int64_t head) const { return buffers.qkv + n * width + head * shape.dim; }
 
-    void project(const Layer<T> &layer, std::atomic<int64_t> *taken) const {
+    void project(const Layer<T> &layer, Taken *taken) const {
         const T *normed = normalised(buffers.x, layer.attention_norm);
-        multiply_by(normed, shape.hidden, layer.qkv, layer.qkv_bias, nullptr, buffers.qkv, width, taken[0]);
+        multiply_by(normed, shape.hidden, layer.qkv, layer.qkv_bias, nullptr, buffers.qkv, width, taken);
         if (!layer.q_norm) return;
         for_heads(shape.heads + shape.kv_heads, [&](int64_t n, int64_t head) {
             const float *weight = head < shape.heads ? layer.q_norm : layer.k_norm;
@@ -148,16 +149,16 @@ template <class T> class Pass {
                tokens.slots[n] * shape.dim;
     }
 
-    void finish(const Layer<T> &layer, std::atomic<int64_t> *taken) const {
+    void finish(const Layer<T> &layer, Taken *taken) const {
         const int64_t attended = shape.heads * shape.dim;
-        add(buffers.attended, attended, layer.out, layer.out_bias, layer.post_attention_norm, taken[1]);
-        multiply_gated(normalised(buffers.x, layer.mlp_norm), layer.gate_up, taken[2]);
-        add(buffers.gated, shape.intermediate, layer.down, nullptr, layer.post_mlp_norm, taken[3]);
+        add(buffers.attended, attended, layer.out, layer.out_bias, layer.post_attention_norm, taken + threads);
+        multiply_gated(normalised(buffers.x, layer.mlp_norm), layer.gate_up, taken + 2 * threads);
+        add(buffers.gated, shape.intermediate, layer.down, nullptr, layer.post_mlp_norm, taken + 3 * threads);
     }
 
     // x += y weight^T + bias, normalised before it is added where the architecture says so (Gemma).
     void add(const T *y, int64_t features, const Projection<T> &weight, const T *bias, const float *norm,
-             std::atomic<int64_t> &taken) const {
+             Taken *taken) const {
         if (!norm) return multiply_by(y, features, weight, bias, buffers.x, buffers.x, shape.hidden, taken);
         multiply_by(y, features, weight, bias, nullptr, buffers.sublayer, shape.hidden, taken);
 #pragma omp single
@@ -226,9 +227,9 @@ void decode_layers(const Layer<T> *layers, int64_t count, int64_t parts, const S
     const int64_t team_size = team(threads, weights, WORTH_A_TEAM);
     const Attention<T> attention(layers, parts & ATTEND ? count : 0, shape, reals, buffers, tokens, rows, team_size);
     Pass<T> pass(shape, reals, buffers, tokens, rows, team_size);
-    std::vector<std::atomic<int64_t>> taken(count * MATRICES);
+    std::vector<Taken> taken(count * MATRICES * team_size);
 #pragma omp parallel num_threads(team_size)
-    pass.run(layers, count, parts, attention.problems, attention.decoders, taken);
+    pass.run(layers, count, parts, attention.problems, attention.decoders, taken.data());
 }
 
 }  // namespace

@@ -124,20 +124,27 @@ template <class T> struct Plain {
     };
 };
 
-// Calls work(first_row, rows, first_output, count) for the blocks of the output that this thread of a team does: a fixed
-// share of the first three quarters, then of the rest what the others leave, as cores are not equally fast at all
-// times. `taken` counts the blocks of the rest and is 0 at the start.
+// The blocks of its share that a thread has begun, in a cache line of its own; 0 at the start.
+struct alignas(64) Taken {
+    std::atomic<int64_t> blocks{0};
+};
+
+// Calls work(first_row, rows, first_output, count) for the blocks of the output that this thread of a team does: its own
+// share in the order of addresses, which is the order in which it asks for weights in advance, and then what the others
+// have not begun, as cores are not equally fast at all times. `taken` is [threads].
 template <int64_t ROWS, class Work>
-inline void for_blocks(int64_t rows, int64_t outputs, int64_t thread, int64_t threads, std::atomic<int64_t> &taken,
-                       Work work) {
-    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, fixed = threads == 1 ? blocks : blocks * 3 / 4;
+inline void for_blocks(int64_t rows, int64_t outputs, int64_t thread, int64_t threads, Taken *taken, Work work) {
+    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK;
     const auto block = [&](int64_t b) {
         const int count = (int)std::min<int64_t>(BLOCK, outputs - b * BLOCK);
         for (int64_t n = 0; n < rows; n += ROWS) work(n, std::min<int64_t>(ROWS, rows - n), b * BLOCK, count);
     };
-    const Share share(fixed, thread, threads);
-    for (int64_t b = share.begin; b < share.end; ++b) block(b);
-    for (int64_t b; (b = fixed + taken.fetch_add(1, std::memory_order_relaxed)) < blocks;) block(b);
+    for (int64_t i = 0; i < threads; ++i) {
+        const int64_t owner = (thread + i) % threads;
+        const Share share(blocks, owner, threads);
+        const auto next = [&] { return share.begin + taken[owner].blocks.fetch_add(1, std::memory_order_relaxed); };
+        for (int64_t b; (b = next()) < share.end;) block(b);
+    }
 }
 
 // x [rows][features], matrix [outputs][features] -> out [rows][outputs] = x matrix^T + bias + residual.
@@ -153,7 +160,7 @@ template <class Matrix, class O> struct Gemv {
     O *out;
     int64_t out_stride, rows, outputs;
 
-    void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
+    void run(int64_t thread, int64_t threads, Taken *taken) const {
         using Multiplier = typename Matrix::Multiplier;
         Multiplier multiplier(matrix, x, x_stride, rows);
         const auto work = [&](int64_t first, int64_t n_rows, int64_t o, int count) {
@@ -185,7 +192,7 @@ template <class Matrix> struct GatedGemv {
     T *out;
     int64_t out_stride, activation, rows, intermediate;
 
-    void run(int64_t thread, int64_t threads, std::atomic<int64_t> &taken) const {
+    void run(int64_t thread, int64_t threads, Taken *taken) const {
         using Multiplier = typename Matrix::Multiplier;
         Multiplier multiplier(matrix, x, x_stride, rows);
         const auto work = [&](int64_t first, int64_t n_rows, int64_t o, int count) {

@@ -190,37 +190,48 @@ inline void expand(const uint16_t *words, int64_t count, const Table<T, BITS> &t
 // The last block of a row, of `count` inputs: its columns are repeated over the lanes, so that a vector of codes holds
 // several of the block's vectors, as many as there is room for.
 template <int BITS> class NarrowBlock {
-    static constexpr int VECTORS = 16 / BITS;  // of a plane
+    static constexpr int VECTORS = 16 / BITS, PLANES = Layout<BITS>::PLANES;  // of a plane; of a block
 
   public:
+    static constexpr int MAX_STEPS = PLANES * VECTORS + 1;
+
     explicit NarrowBlock(int64_t count)
         : count((int)count), columns((int)(count + Layout<BITS>::VECTORS - 1) / Layout<BITS>::VECTORS),
-          together(columns ? std::min(VECTORS, WORDS / columns) : VECTORS) {
-        for (int lane = 0; lane < WORDS; ++lane) {
-            column[lane] = (uint16_t)(columns ? lane % columns : 0);
-            shift[lane] = (uint16_t)(columns ? BITS * (lane / columns) : 0);
+          together(columns ? std::min(VECTORS, WORDS / columns) : VECTORS),
+          per_plane((VECTORS + together - 1) / together) {
+        for (int lane = 0; lane < WORDS && columns; ++lane) {
+            column[lane] = (uint16_t)(lane % columns);
+            for (int j = 0; j < per_plane; ++j) shift[j][lane] = (uint16_t)(BITS * (lane / columns + j * together));
         }
     }
 
-    // Calls use(codes, input, mask of the lanes that hold codes), the codes being those of the inputs from `input` on.
+    int steps() const { return columns ? PLANES * per_plane + (BITS == 3) : 0; }
+
+    // The inputs x of the block as the steps want them, WORDS a step, zeros where a step has none.
+    void pack(const bf16 *x, bf16 *to) const {
+        std::memset(to, 0, steps() * WORDS * sizeof(bf16));
+        for (int step = 0; step < steps(); ++step) {
+            const int last = PLANES * per_plane, j = step % per_plane * together;
+            const int first = (step < last ? step / per_plane * VECTORS + j : PLANES * VECTORS) * columns;
+            const int lanes = std::min((step < last ? std::min(together, VECTORS - j) : 1) * columns, count - first);
+            if (lanes > 0) std::memcpy(to + step * WORDS, x + first, lanes * sizeof(bf16));
+        }
+    }
+
+    // Calls use(codes, step) for each step.
     template <class Use> void for_codes(const uint16_t *words, Use use) const {
         const Block<BITS> block = Block<BITS>::load_narrow(words, columns);
-        for (int p = 0; p < Layout<BITS>::PLANES; ++p) {
-            const u16x32 plane = __builtin_shuffle(block.plane[p], column) >> shift;
-            for (int j = 0; j < VECTORS; j += together)
-                pass(plane >> (uint16_t)(BITS * j), (p * VECTORS + j) * columns, std::min(together, VECTORS - j), use);
+#pragma GCC unroll 3
+        for (int p = 0; p < PLANES; ++p) {
+            const u16x32 plane = __builtin_shuffle(block.plane[p], column);
+            for (int j = 0; j < per_plane; ++j) use(plane >> shift[j], p * per_plane + j);
         }
-        if constexpr (BITS == 3) pass(block.codes(15), 15 * columns, 1, use);
+        if constexpr (BITS == 3) use(block.codes(15), PLANES * per_plane);
     }
 
   private:
-    template <class Use> void pass(u16x32 codes, int input, int vectors, Use use) const {
-        const int lanes = std::min(vectors * columns, count - input);
-        if (lanes > 0) use(codes, input, (__mmask32)(~0u >> (WORDS - lanes)));
-    }
-
-    int count, columns, together;
-    u16x32 column, shift;
+    int count, columns, together, per_plane;
+    u16x32 column = {}, shift[VECTORS] = {};
 };
 #endif
 

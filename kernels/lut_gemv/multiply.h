@@ -12,16 +12,15 @@ template <class T> struct Sparse {
 };
 
 // Which of `count` rows, from the one that starts at starts[0] on, each of their entries belongs to.
-static inline const uint8_t *owners(const int32_t *starts, int count) {
-    constexpr int STEP = 16;  // more than most rows have: one store without a branch
-    static thread_local std::vector<uint8_t> owner;
+static inline const int32_t *owners(const int32_t *starts, int count) {
+    static thread_local std::vector<int32_t> owner;
     const int64_t entries = starts[count] - starts[0];
-    if ((int64_t)owner.size() < entries + STEP) owner.resize(entries + STEP);
+    if ((int64_t)owner.size() < entries + LANES) owner.resize(entries + LANES);
     for (int k = 0; k < count; ++k) {
         int64_t i = starts[k] - starts[0];
-        const int64_t end = starts[k + 1] - starts[0];
-        do std::memset(owner.data() + i, k, STEP);  // the next row covers the excess
-        while ((i += STEP) < end);
+        const i32x16 same = i32x16{} + k;
+        do std::memcpy(owner.data() + i, &same, sizeof same);  // the next row covers the excess
+        while ((i += LANES) < starts[k + 1] - starts[0]);
     }
     return owner.data();
 }
@@ -43,10 +42,13 @@ template <class T, int BITS_> struct Matrix {
     Table<Operand<T>, BITS> table(int64_t o) const { return Table<Operand<T>, BITS>(tables + (o << BITS)); }
 
     template <int X>
-    void row_sums(int64_t o, const StreamInputs<T, BITS> &x, int64_t n, f32x16 (&sums)[X]) const {
+    void row_sums(int64_t o, const StreamInputs<T, BITS> &x, int64_t n, int64_t from, int64_t to,
+                  f32x16 (&sums)[X]) const {
         const auto entries = table(o);
-        const int64_t done = whole_blocks<X>(words(o, 0), entries, x.ordered.from(n, 0), features, sums);
-        narrow_block<X>(words(o, done / CHUNK), entries, x, n, done, features - done, sums);
+        __builtin_prefetch(tables + ((o + 2 * LANES) << BITS), 0, 2);
+        prefetch<BITS>(words(o, to / CHUNK) + AHEAD);
+        const int64_t done = from + whole_blocks<X>(words(o, from / CHUNK), entries, x.ordered.from(n, from), to - from, sums);
+        if (done < to) narrow_block<X>(words(o, done / CHUNK), entries, x, n, done, to - done, sums);
     }
 
     void expand(int64_t o, int64_t chunk, Operand<T> *to) const {
@@ -55,26 +57,31 @@ template <class T, int BITS_> struct Matrix {
     void ahead(int64_t o, int64_t block) const { prefetch<BITS>(words(o, block)); }
     float scale(int64_t, int64_t) const { return 1.f; }
 
-    // To products[j][k]: X rows of x from n on, `count` outputs from o on.
+    // To products[j][k]: X rows of x from n on, `count` outputs from o on. An entry is multiplied in the lane of its row,
+    // so that the entries of all rows make one list.
     template <int X>
     void add_outliers(int64_t o, int count, const StreamInputs<T, BITS> &x, int64_t n, float *products) const {
         if (!sparse()) return;
-        constexpr int64_t STREAMS = 4;  // places in the list that take turns: neighbours are sums of the same row
+        constexpr int CHAINS = X < 4 ? 4 : 1;
         const int32_t *starts = outliers.starts + o, *columns = outliers.columns + starts[0];
         const T *values = outliers.values + starts[0];
-        const uint8_t *owner = owners(starts, count);
-        float sums[BLOCK][X] = {};
-        const auto add = [&](int64_t k) {
-            const float *column = x.columns + columns[k] * x.rows + n, weight = value(values[k]);
+        const int32_t *owner = owners(starts, count);
+        const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        f32x16 sums[CHAINS][X] = {};
+        const auto add = [&](int64_t k, f32x16 (&chain)[X]) {
+            const float *column = x.columns + columns[k] * x.rows + n;
+            const f32x16 weight = lane == owner[k] ? broadcast(value(values[k])) : f32x16{};
 #pragma GCC unroll 8
-            for (int j = 0; j < X; ++j) sums[owner[k]][j] += weight * column[j];
+            for (int j = 0; j < X; ++j) chain[j] += weight * column[j];
         };
-        const int64_t entries = starts[count] - starts[0], part = entries / STREAMS;
-        for (int64_t k = 0; k < part; ++k)
-            for (int s = 0; s < STREAMS; ++s) add(k + s * part);
-        for (int64_t k = STREAMS * part; k < entries; ++k) add(k);
+        const int64_t entries = starts[count] - starts[0];
+        int64_t k = 0;
+        for (; k + CHAINS <= entries; k += CHAINS)
+            for (int c = 0; c < CHAINS; ++c) add(k + c, sums[c]);
+        for (; k < entries; ++k) add(k, sums[0]);
         for (int j = 0; j < X; ++j)
-            for (int k = 0; k < BLOCK; ++k) products[j * BLOCK + k] += sums[k][j];
+            for (int c = 1; c < CHAINS; ++c) sums[0][j] += sums[c][j];
+        for (int j = 0; j < X; ++j) store16(products + j * BLOCK, load16(products + j * BLOCK) + sums[0][j]);
     }
 
     // To totals[k][v]: the rows of V vectors of a panel, `count` outputs from o on.

@@ -11,11 +11,12 @@ namespace lut {
 template <class T> inline bool use_tiles() { return std::is_same_v<T, bf16> && has_matrix_unit(); }
 
 // Rows of x up to which it is faster to stream them than to unpack tiles.
-template <class T> inline int64_t stream_limit() { return use_tiles<T>() ? 1 : 12; }
+template <class T> inline int64_t stream_limit() { return use_tiles<T>() ? 1 : 16; }
 
 // For one thread. A Matrix gives:
 //   Element, BITS, features, CHUNK: the inputs of a row that are unpacked at once,
-//   row_sums<X>(o, x, n, sums)  products of row o with X rows of x, from n on, in 16 partial sums each,
+//   row_sums<X>(o, x, n, from, to, sums)  adds the products of inputs [from, to) of row o with X rows of x, from n on, to
+//                               16 partial sums each; `from` is a whole number of blocks, and so is `to` but for the end,
 //   expand(o, chunk, to)        the weights of a chunk of row o, zeros behind the last; may write WORDS more than CHUNK,
 //   ahead(o, block)             asks for the codes of a block, counted from row o on: tiles of rows are more streams than
 //                               the hardware follows, so the next tile is asked for in the order of addresses,
@@ -59,11 +60,14 @@ template <class Matrix> class PackedMultiplier {
     template <int X> void stream(int64_t n, int64_t end, int64_t o, int count, float *products) {
         for (; n + X <= end; n += X, products += X * BLOCK) {
             f32x16 sums[X][BLOCK];
-            for (int k = 0; k < BLOCK; ++k) {
-                f32x16 row[X] = {};
-                if (k < count) matrix.template row_sums<X>(o + k, inputs, n, row);
-                for (int j = 0; j < X; ++j) sums[j][k] = row[j];
-            }
+            for (int j = 0; j < X; ++j) std::fill(sums[j] + count, sums[j] + BLOCK, f32x16{});
+            for (int64_t from = 0; from < matrix.features; from += SPAN<X, Operand<T>>)
+                for (int k = 0; k < count; ++k) {
+                    f32x16 row[X] = {};
+                    const int64_t to = std::min(from + SPAN<X, Operand<T>>, matrix.features);
+                    matrix.template row_sums<X>(o + k, inputs, n, from, to, row);
+                    for (int j = 0; j < X; ++j) sums[j][k] = from == 0 ? row[j] : sums[j][k] + row[j];
+                }
             for (int j = 0; j < X; ++j) store16(products + j * BLOCK, sums16(sums[j]));
             if constexpr (Matrix::SPARSE) matrix.template add_outliers<X>(o, count, inputs, n, products);
         }
@@ -71,20 +75,24 @@ template <class Matrix> class PackedMultiplier {
     }
 
     template <int V> void multiply(int64_t vector, int64_t o, int count, float *products) {
-        static thread_local Tile<Matrix> tiles[2];
         f32x16 totals[TILE_ROWS][V] = {};
-        multiply<V>(vector, o, count, tiles, totals);
+        multiply<V>(vector, o, count, totals);
         if constexpr (Matrix::SPARSE) matrix.template add_outliers<V>(o, count, panel, vector, totals);
         store_products<V>(totals, products);
     }
 
-    template <int V>
-    void multiply(int64_t vector, int64_t o, int count, Tile<Matrix> (&tiles)[2], f32x16 (*totals)[V]) {
+    template <int V> void multiply(int64_t vector, int64_t o, int count, f32x16 (*totals)[V]) {
+        Tile<Matrix>(&tiles)[2] = scratch();
 #ifdef SIMD_AMX
         if constexpr (std::is_same_v<T, bf16>)
             if (use_tiles<T>()) return multiply_in_tiles<V>(matrix, panel, vector, o, count, tiles, totals);
 #endif
         multiply_in_registers<V>(matrix, panel, vector, o, count, tiles[0], totals);
+    }
+
+    static Tile<Matrix> (&scratch())[2] {
+        static thread_local Tile<Matrix> tiles[2];
+        return tiles;
     }
 
     const Matrix matrix;

@@ -11,6 +11,10 @@ namespace lut {
 constexpr int STREAM_ROWS = 8;  // x rows that share a lookup
 constexpr int AHEAD = 2048;     // words of codes to ask for in advance: rows lie one behind the other
 
+// Inputs after which X rows of x give way to the next ones in the first-level cache: whole blocks.
+template <int X, class S>
+constexpr int64_t SPAN = 24576 / (X * (int)sizeof(S)) / MAX_BLOCK_CODES * MAX_BLOCK_CODES;
+
 // Rows of x as a kernel reads them.
 template <class T> struct Inputs {
     const T *data;
@@ -47,7 +51,7 @@ template <class T> inline const float *columns_of(Inputs<T> x, int64_t rows, int
     return copy.data();
 }
 
-// All rows of x: as they are, in the order for whole blocks, and for outliers; and how a row's last block is read.
+// All rows of x: as they are, in the order for whole blocks, for the last block of a row, and for outliers.
 template <class T, int BITS> struct StreamInputs {
     Inputs<T> plain;
     Inputs<Operand<T>> ordered;
@@ -55,6 +59,7 @@ template <class T, int BITS> struct StreamInputs {
     int64_t rows;
 #ifdef SIMD_AVX512_BF16
     NarrowBlock<BITS> narrow;
+    Inputs<bf16> last;
 #endif
 
     StreamInputs(const T *x, int64_t x_stride, int64_t rows, int64_t features, bool sparse)
@@ -65,10 +70,25 @@ template <class T, int BITS> struct StreamInputs {
           narrow(features % BLOCK_CODES<BITS>)
 #endif
     {
+#ifdef SIMD_AVX512_BF16
+        if constexpr (std::is_same_v<T, bf16>) last = packed(features / BLOCK_CODES<BITS> * BLOCK_CODES<BITS>);
+#endif
     }
+
+#ifdef SIMD_AVX512_BF16
+  private:
+    Inputs<bf16> packed(int64_t input) const {
+        static thread_local std::vector<u16x32> copy;
+        if ((int64_t)copy.size() < rows * narrow.steps()) copy.resize(rows * narrow.steps());
+        bf16 *to = (bf16 *)copy.data();
+        const int64_t stride = narrow.steps() * WORDS;
+        for (int64_t n = 0; n < rows && stride; ++n) narrow.pack(plain.at(n, input), to + n * stride);
+        return {to, stride};
+    }
+#endif
 };
 
-// sums[j] += products of X rows of x, from row n on, with the whole blocks of a row of codes; gives the inputs done.
+// sums[j] += products of X rows of x with the whole blocks of `features` inputs of a row of codes; gives the inputs done.
 // Several chains of sums, because one multiplication takes longer than it occupies the unit.
 template <int X, class S, int BITS>
 inline int64_t whole_blocks(const uint16_t *row, const Table<S, BITS> &table, Inputs<S> x, int64_t features,
@@ -102,19 +122,15 @@ template <class S, class T> inline f32x16 dot(f32x16 sum, const S *weights, cons
     return sum;
 }
 
-// The same with the last, narrow block of a row, `count` inputs from `input` on, if there is one.
+// The same with the last, narrow block of a row, `count` inputs from `input` on; x from row n on.
 template <int X, class T, class S, int BITS>
 inline void narrow_block(const uint16_t *words, const Table<S, BITS> &table, const StreamInputs<T, BITS> &x, int64_t n,
                          int64_t input, int64_t count, f32x16 (&sums)[X]) {
-    if (count == 0) return;
 #ifdef SIMD_AVX512_BF16
     if constexpr (std::is_same_v<S, bf16>)
-        return x.narrow.for_codes(words, [&](u16x32 codes, int offset, __mmask32 mask) {
-            const __m512bh weights = (__m512bh)table.of(codes).bits;
-            for (int j = 0; j < X; ++j) {
-                const __m512i some = _mm512_maskz_loadu_epi16(mask, x.plain.at(n + j, input + offset));
-                sums[j] = (f32x16)_mm512_dpbf16_ps((__m512)sums[j], weights, (__m512bh)some);
-            }
+        return x.narrow.for_codes(words, [&](u16x32 codes, int step) {
+            const Weights<bf16> weights = table.of(codes);
+            for (int j = 0; j < X; ++j) sums[j] = weights.times(sums[j], x.last.at(n + j, step * WORDS));
         });
 #endif
     S weights[MAX_BLOCK_CODES + WORDS];

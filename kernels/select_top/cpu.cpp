@@ -28,11 +28,11 @@ void score(const Problem<T> &p, int64_t row, int64_t rows, int64_t selection, in
     std::fill_n(scores, rows * width, 0.f);
     for (int64_t h = selection * p.heads / p.selections; h < (selection + 1) * p.heads / p.selections; ++h) {
         const T *reps = p.reps + h * p.owners / p.heads * p.owner_stride;
-        Multiplier<T> multiplier(p.q.at(row, h), p.q.outer, rows, p.dim);
+        typename Plain<T>::Multiplier multiplier({reps, p.dim}, p.q.at(row, h), p.q.outer, rows);
         for (int64_t c = p.first; c < stop; c += BLOCK) {
             float products[MAX_ROWS * BLOCK];
             const int count = (int)std::min<int64_t>(BLOCK, stop - c);
-            multiplier(0, rows, reps + c * p.dim, count, products);
+            multiplier(0, rows, c, count, products);
             for (int64_t n = 0; n < rows; ++n) {
                 float *sums = scores + n * width + c - p.first;
                 store_first(sums, load_first(sums, count) + load16(products + n * BLOCK), count);

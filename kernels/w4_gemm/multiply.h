@@ -39,8 +39,10 @@ inline void whole_group(const uint16_t *words, float scale, const lut::Table<S, 
         for (int n = 0; n < X; ++n)
             chains[n][j % CHAINS] = weights.times(chains[n][j % CHAINS], x.at(n, j * lut::WORDS));
     }
-    for (int n = 0; n < X; ++n)
-        for (int c = 0; c < CHAINS; ++c) sums[n] += scale * chains[n][c];
+    for (int n = 0; n < X; ++n) {
+        for (int c = 1; c < CHAINS; ++c) chains[n][0] += chains[n][c];
+        sums[n] += scale * chains[n][0];
+    }
 }
 
 template <class T> struct Matrix {
@@ -59,23 +61,24 @@ template <class T> struct Matrix {
     }
 
     template <int X>
-    void row_sums(int64_t o, const lut::StreamInputs<T, BITS> &x, int64_t n, f32x16 (&sums)[X]) const {
+    void row_sums(int64_t o, const lut::StreamInputs<T, BITS> &x, int64_t n, int64_t from, int64_t to,
+                  f32x16 (&sums)[X]) const {
         const Table table(INTEGERS);
         const uint16_t *row = words(o, 0);
-        const int64_t whole = features / GROUP;
-        float scale[SCALES];
-        for (int64_t g = 0; g < groups(); ++g) {
-            if (g % SCALES == 0)
-                widen(scales + o * groups() + g, std::min<int64_t>(SCALES, groups() - g), scale);
-            const uint16_t *codes = lut::place<BITS>(row, g).words;
-            lut::prefetch<BITS>(codes + lut::AHEAD);
-            if (g < whole) {
-                whole_group<X>(codes, scale[g % SCALES], table, x.ordered.from(n, g * GROUP), sums);
-                continue;
+        const int64_t whole = to / GROUP, last = (to + GROUP - 1) / GROUP;
+        for (int64_t first = from / GROUP; first < last; first += SCALES) {
+            float scale[SCALES];
+            widen(scales + o * groups() + first, std::min<int64_t>(SCALES, last - first), scale);
+            for (int64_t g = first; g < std::min(first + SCALES, whole); ++g) {
+                const uint16_t *codes = lut::place<BITS>(row, g).words;
+                lut::prefetch<BITS>(codes + lut::AHEAD);
+                whole_group<X>(codes, scale[g - first], table, x.ordered.from(n, g * GROUP), sums);
             }
+            if (whole == last || whole >= first + SCALES) continue;
             f32x16 narrow[X] = {};
-            lut::narrow_block<X>(codes, table, x, n, g * GROUP, features - g * GROUP, narrow);
-            for (int j = 0; j < X; ++j) sums[j] += scale[g % SCALES] * narrow[j];
+            lut::narrow_block<X>(lut::place<BITS>(row, whole).words, table, x, n, whole * GROUP, to - whole * GROUP,
+                                 narrow);
+            for (int j = 0; j < X; ++j) sums[j] += scale[whole - first] * narrow[j];
         }
     }
 
