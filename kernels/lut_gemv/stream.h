@@ -8,8 +8,12 @@
 
 namespace lut {
 
-constexpr int STREAM_ROWS = 8;  // x rows that share a lookup
-constexpr int AHEAD = 2048;     // words of codes to ask for in advance: rows lie one behind the other
+#ifdef SIMD_AVX512
+constexpr int STREAM_ROWS = 8;  // x rows that share a lookup: as many as there are registers for
+#else
+constexpr int STREAM_ROWS = 4;
+#endif
+constexpr int AHEAD = 2048;  // words of codes to ask for in advance: rows lie one behind the other
 
 // Asks for what lies behind p, of a thin stream beside that of the codes.
 template <class T> inline void ahead(const T *p) { __builtin_prefetch((const char *)p + 1024, 0, 2); }
