@@ -193,8 +193,6 @@ template <int BITS> class NarrowBlock {
     static constexpr int VECTORS = 16 / BITS, PLANES = Layout<BITS>::PLANES;  // of a plane; of a block
 
   public:
-    static constexpr int MAX_STEPS = PLANES * VECTORS + 1;
-
     explicit NarrowBlock(int64_t count)
         : count((int)count), columns((int)(count + Layout<BITS>::VECTORS - 1) / Layout<BITS>::VECTORS),
           together(columns ? std::min(VECTORS, WORDS / columns) : VECTORS),
