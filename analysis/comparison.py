@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from analysis import statistics
-from analysis.drafts import draft_metrics
+from analysis.drafts import draft_metrics, roofline_speedup
 from analysis.metrics import Metrics, kv_metrics, latency_metrics, prefill_density, throughput_metrics
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
@@ -121,7 +121,15 @@ def compare(units: Sequence[UnitResult], ceilings: Ceilings | None = None) -> li
         groups.setdefault(_group_of(unit), []).append(unit)
     labels = _labels([group[0] for group in groups.values()])
     rows = [_compare_group(label, group, dense, ceilings) for label, group in zip(labels, groups.values(), strict=True)]
+    rows = [_with_prediction(row, rows) for row in rows]
     return sorted(rows, key=lambda row: (row.contest, not row.is_baseline, row.label))
+
+
+def _with_prediction(row: Comparison, rows: Sequence[Comparison]) -> Comparison:
+    """Also what the roofline says of a drafting method's decode speed-up."""
+    dense = next((other for other in rows if other.is_baseline and other.contest == row.contest), None)
+    predicted = roofline_speedup(row.metrics, dense.metrics) if dense is not None else None
+    return replace(row, metrics={**row.metrics, "predicted_decode_speedup": predicted})
 
 
 def _group_of(unit: UnitResult) -> tuple[Contest, str, str]:

@@ -11,6 +11,7 @@ from analysis.comparison import Comparison, Ratios, baselines, compare, unit_rat
 from analysis.metrics import unit_metrics
 from analysis.roofline.ceilings import Ceilings
 from analysis.samples import method_label, request_scores
+from analysis.spec_bench import spec_bench_rows
 from suite.harness.measurement import Calibration, UnitResult
 
 SCHEMA = "inference-suite.run/1"
@@ -32,11 +33,13 @@ def run_document(
     """
     ceilings = Ceilings(calibration) if calibration is not None else None
     dense = baselines(units)
+    protocol = [asdict(row) for row in spec_bench_rows(compare(units, ceilings), units)]
     return {
         "schema": SCHEMA,
         "machine": dict(machine),
         "units": [_unit_row(unit, dense.get(unit.block), ceilings) for unit in units],
         "summary": summary_rows(units, ceilings, category_means),
+        **({"spec_bench": protocol} if protocol else {}),
         "report": report,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from suite.harness.measurement import Sample
@@ -38,6 +38,15 @@ def _by_place(columns: Sequence[Sequence[int]]) -> list[int]:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def roofline_speedup(own: Mapping[str, float | None], dense: Mapping[str, float | None]) -> float | None:
+    """Of decoding over dense, by the metrics of both: tau over r, the roofline's time of a round over that of a step.
+
+    What drafting takes on the host is in no roofline, and left out; passes of a drafting model are in the round.
+    """
+    tau, verify, step = own.get("tau"), own.get("predicted_tpot_ms"), dense.get("predicted_tpot_ms")
+    return predicted_speedup(tau, 0.0, verify / step) if tau and verify and step else None
 
 
 def predicted_speedup(tau: float, draft: float, verify: float, overhead: float = 0.0) -> float:

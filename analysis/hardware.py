@@ -75,6 +75,11 @@ class Hardware(BaseModel):
     tdp_w_low: PositiveFloat | None = None
     tdp_w: PositiveFloat | None = None
 
+    link_latency_us: PositiveFloat | None = None
+    idle_w: PositiveFloat | None = None
+    flop_pj: PositiveFloat | None = None
+    byte_pj: PositiveFloat | None = None
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_known_traps(cls, data: Any) -> Any:
@@ -202,10 +207,27 @@ def hardware_names() -> list[str]:
 
 
 def load_hardware(name: str) -> Hardware:
-    """One device of the built-in table; `InputError` with a suggestion for an unknown name."""
-    devices = _known()
-    if name in devices:
-        return devices[name]
+    """A device of the built-in table, or `FILE.toml` or `FILE.toml:NAME` for one of the user's own.
+
+    `h100_sxm` is `h100-sxm`. `InputError` with a suggestion for an unknown name.
+    """
+    file, colon, inner = name.rpartition(".toml")
+    if colon and inner[:1] in ("", ":"):
+        return _of_file(Path(f"{file}.toml").expanduser(), inner[1:])
+    return _pick(_known(), name)
+
+
+def _of_file(path: Path, name: str) -> Hardware:
+    devices = read_hardware(path)
+    if name or len(devices) != 1:
+        return _pick(devices, name)
+    return next(iter(devices.values()))
+
+
+def _pick(devices: Mapping[str, Hardware], name: str) -> Hardware:
+    for spelling in (name, name.lower().replace("_", "-")):
+        if spelling in devices:
+            return devices[spelling]
     near = difflib.get_close_matches(name.lower(), devices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(devices)}."
     raise InputError(f"unknown hardware {name!r}; {hint}")

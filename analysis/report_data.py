@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparison import Comparison, Contest
+from analysis.spec_bench import SpecBenchRow
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class ContestReport:
     task_scores: tuple[TaskScore, ...]
     heat: tuple[HeatCell, ...]
     predictions: tuple[Prediction, ...]
+    spec_bench: tuple[SpecBenchRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from analysis.statistics import PairKey
 from suite.harness.measurement import Sample, UnitResult
-from suite.spec import MethodSpec
+from suite.spec import MethodSpec, Protocol
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
@@ -21,6 +21,12 @@ def method_label(method: MethodSpec) -> str:
 def options_text(method: MethodSpec) -> str:
     """The options that were set: "chunk=32, top_k=4"."""
     return ", ".join(f"{name}={value}" for name, value in sorted(method.options.items()))
+
+
+def question(unit: UnitResult) -> str:
+    """What was asked, whatever the number of items and repeats, as JSON: equal for units that can be compared."""
+    workload = unit.spec.workload.model_copy(update={"limit": 1})
+    return unit.spec.model_copy(update={"workload": workload, "protocol": Protocol()}).model_dump_json()
 
 
 def is_timed(unit: UnitResult) -> bool:

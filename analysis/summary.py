@@ -31,11 +31,11 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
-from analysis.samples import request_scores, threads_of, timed_samples, times_ms
+from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
+from analysis.spec_bench import spec_bench_rows
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
-from suite.spec import Protocol
 
 OUTPUTS_PER_UNIT = 1
 
@@ -63,13 +63,8 @@ def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:
     blocks: dict[str, list[UnitResult]] = {}
     for unit in units:
         blocks.setdefault(unit.block, []).append(unit)
-    newest = {frozenset(map(_question, members)): members for members in blocks.values()}
+    newest = {frozenset(map(question, members)): members for members in blocks.values()}
     return [unit for members in newest.values() for unit in members]
-
-
-def _question(unit: UnitResult) -> str:
-    workload = unit.spec.workload.model_copy(update={"limit": 1})
-    return unit.spec.model_copy(update={"workload": workload, "protocol": Protocol()}).model_dump_json()
 
 
 def _report_data(
@@ -120,6 +115,7 @@ def _contests(
             task_scores=tuple(score for row in rows for score in _task_scores(row, units)),
             heat=tuple(cell for row in rows for cell in heat_cells(row, units)),
             predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
+            spec_bench=tuple(spec_bench_rows(rows, units)),
         )
         for contest, rows in rows_by_contest.items()
     )

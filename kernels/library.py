@@ -17,6 +17,7 @@ from kernels import (
     ema_scan,
     flash_decode,
     flash_prefill,
+    gate,
     gathered_prefill,
     gemv,
     kv_move,
@@ -62,6 +63,11 @@ def _gemv(x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tenso
 @operator(lambda x, weight, *_: x.new_empty(x.shape[0], weight.shape[0] // 2))
 def _gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str) -> Tensor:
     return gemv.gated_gemv(x, weight_gate_up, activation)
+
+
+@operator(lambda gate_up, *_: gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2))
+def _gate(gate_up: Tensor, activation: str) -> Tensor:
+    return gate.gate(gate_up, activation)
 
 
 @operator(lambda x, packed, tables, *_: x.new_empty(x.shape[0], tables.shape[0]))

@@ -57,7 +57,7 @@ def render(data: ReportData) -> str:
         .get_template("report.html.jinja")
         .render(
             data=data,
-            columns=tables.COLUMNS,
+            columns=tables.columns,
             cells=tables.cells,
             interval=style.interval,
             figures=set(drawn),

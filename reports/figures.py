@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.comparison import Comparison
+from analysis.drafts import PLACES
 from analysis.report_data import ContestReport, Latencies, Prediction, TaskScore
 from analysis.wording import number, plural
 from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
@@ -33,6 +34,7 @@ def contest_figures(contest: ContestReport) -> dict[str, go.Figure]:
         "cache": cache(contest.rows),
         "score and retention": score_retention(contest.rows, colour),
         "prediction": prediction(contest.predictions),
+        "accepted drafts": accepted_drafts(contest.rows, colour),
         "task scores": task_scores(contest.task_scores, colour),
         "needles": heat_maps(contest.heat),
     }
@@ -68,6 +70,29 @@ def speedups(rows: Sequence[Comparison], colour: Colours) -> go.Figure | None:
     figure.add_vline(x=1, line={"dash": "dot", "width": 1.5, "color": "#888"})
     figure.update_xaxes(title="speed-up over dense (log scale)", type="log", tickformat=".3~g", nticks=8)
     name_rows(figure, [row.label for row in compared])
+    return figure
+
+
+def accepted_drafts(rows: Sequence[Comparison], colour: Colours) -> go.Figure | None:
+    """Share of drafted tokens accepted at each place of the draft, of the rounds that came so far."""
+    names = [f"draft_acceptance_at_{place}" for place in range(1, PLACES + 1)]
+    drawn = {row.label: [row.metrics.get(name) for name in names] for row in rows}
+    drawn = {label: rates for label, rates in drawn.items() if rates[0] is not None}
+    if not drawn:
+        return None
+    figure = new_figure(HEIGHT)
+    for label, rates in drawn.items():
+        figure.add_scatter(
+            x=list(range(1, PLACES + 1)),
+            y=rates,
+            mode="lines+markers",
+            name=escape(label),
+            line={"color": colour[label], "width": 2},
+            marker={"size": 9},
+            hovertemplate="place %{x}: %{y:.0%} accepted",
+        )
+    figure.update_xaxes(title="place in the draft", dtick=1)
+    figure.update_yaxes(title="accepted", tickformat=".0%", range=[0, 1.05])
     return figure
 
 

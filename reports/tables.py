@@ -105,6 +105,12 @@ def _other(template: str, name: str, show: Callable[[float | None], str] = numbe
     return lambda row: template.format(show(row.metrics.get(name)))
 
 
+def _measured(row: Comparison) -> str:
+    """The speed-up that stands beside a predicted one."""
+    estimate = row.ratios.get("tpot")
+    return f"measured {number(estimate.value)}×" if estimate is not None else ""
+
+
 _TPOT = metric("median_tpot_ms", number, _other("ITL p99 {}", "p99_itl_ms"))
 _TTFT = metric("median_ttft_ms", number, _other("p99 {}", "p99_ttft_ms"))
 _THROUGHPUT = metric("output_throughput", number, _other("prompt {}", "prompt_throughput"))
@@ -112,6 +118,9 @@ _KV_READ = metric("selected_retention", percent, _other("{}/step", "kv_read_byte
 _KV_STORED = metric("stored_retention", percent, _other("{}", "kv_resident_bytes", size))
 _DECODE_RATE = metric("decode_gb_per_s", number, _ceiling("decode"))
 _PREFILL_RATE = metric("prefill_gflop_per_s", number, _ceiling("prefill"))
+
+_TAU = metric("tau", number, _other("{} accepted", "draft_acceptance_rate", percent))
+_PREDICTED = metric("predicted_decode_speedup", lambda value: f"{number(value)}×", _measured)
 
 COLUMNS: Sequence[Column] = (
     Column("Units", "units by status; unstable ones are left out of the speeds", status),
@@ -130,6 +139,25 @@ COLUMNS: Sequence[Column] = (
 )
 
 
-def cells(row: Comparison) -> list[Cell]:
-    """The cells of one row, in the order of `COLUMNS`."""
-    return [column.cell(row) for column in COLUMNS]
+DRAFTING: Sequence[Column] = (
+    Column("Tokens/pass", "tau: emitted tokens per target pass, its own included; accepted share of drafts", _TAU),
+    Column("Drafting", "share of decoding time that drafting took", metric("draft_time_share", percent)),
+    Column(
+        "Predicted speed-up",
+        "of decoding: tau / r, r the roofline's time of a round over a dense step, without drafting on the host; "
+        "more than 15% beside the measured one asks for an explanation",
+        _PREDICTED,
+    ),
+)
+"""Beside them where somebody drafts."""
+
+
+def columns(rows: Sequence[Comparison]) -> Sequence[Column]:
+    """The columns of a table with these rows."""
+    drafting = any(row.metrics.get("tau") is not None for row in rows)
+    return (*COLUMNS, *DRAFTING) if drafting else COLUMNS
+
+
+def cells(row: Comparison, shown: Sequence[Column] = COLUMNS) -> list[Cell]:
+    """The cells of one row, column by column."""
+    return [column.cell(row) for column in shown]

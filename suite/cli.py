@@ -79,7 +79,11 @@ def run_command(
     workload: Annotated[str, typer.Option("--workload", "-w", help="What to run; `suite list workloads`.")],
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", help="NAME or NAME:option=value,...; repeatable. Default: all that apply."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="NAME or NAME:option=value,...; repeatable. Two at once: A+B:A.option=value. Default: all that apply.",
+        ),
     ] = None,
     model: Model = "smollm2-135m",
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks; repeatable.")] = None,
@@ -230,7 +234,9 @@ def sweep(
 
 @app.command("list", epilog="Example: python -m suite list methods")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, workloads, models, engines, hardware, kernels or claims.")],
+    kind: Annotated[
+        str, typer.Argument(help="methods, workloads, models, engines, hardware, shapes, kernels or claims.")
+    ],
     json: Json = False,
 ) -> int:
     """List what there is."""
@@ -240,29 +246,56 @@ def list_command(
 
 
 @app.command(
-    epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --hardware h100-sxm --seqlen 32768"
+    epilog="Example: python -m suite roofline --calibrate; "
+    "python -m suite roofline --model llama-3-8b --method chunkllm --hardware h100-sxm --seqlen 131072"
 )
 def roofline(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure this machine's ceilings and store them.")
     ] = False,
-    model: Model = "smollm2-135m",
+    model: Annotated[
+        str, typer.Option("--model", help="A model of `suite list models` or `shapes`, a directory, or a config.json.")
+    ] = "smollm2-135m",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="NAME or NAME:option=value,...; `suite list methods`.")
+    ] = "dense",
+    option: Annotated[list[str] | None, typer.Option("--set", help="Method option as name=value; repeatable.")] = None,
     hardware: Annotated[
-        str, typer.Option("--hardware", help="A device of `suite list hardware`, or `local`.")
+        str, typer.Option("--hardware", help="A device of `suite list hardware`, FILE.toml[:NAME], or `local`.")
     ] = "local",
-    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
-    seqlen: Annotated[int, typer.Option("--seqlen", min=1, help="Tokens of context.")] = 4096,
+    batch: Annotated[str, typer.Option("--batch", help="Sequences; several as 1,4,16.")] = "1",
+    seqlen: Annotated[str, typer.Option("--seqlen", help="Tokens of context; several as 1024,8192.")] = "4096",
     bits: Annotated[str, typer.Option("--bits", help="Weight/KV/activation bits.")] = "16/16/16",
+    unfused: Annotated[bool, typer.Option("--unfused", help="Attention that writes its scores to memory.")] = False,
+    chunk: Annotated[int, typer.Option("--chunk", min=0, help="Prefill in chunks of so many tokens.")] = 0,
+    generate: Annotated[int, typer.Option("--generate", min=0, help="A chat too: so many tokens behind it.")] = 0,
+    accepted: Annotated[
+        float, typer.Option("--accepted", min=1, help="Tokens per step of a method that drafts, as measured.")
+    ] = 1.0,
+    tensor: Annotated[int, typer.Option("--tensor", min=1, help="Devices that share every layer.")] = 1,
+    pipeline: Annotated[int, typer.Option("--pipeline", min=1, help="Devices that hold layers each.")] = 1,
+    expert: Annotated[int, typer.Option("--expert", min=1, help="Devices that hold experts each.")] = 1,
+    price: Annotated[float, typer.Option("--price", min=0, help="Price of a device's hour.")] = 0.0,
+    compat: Annotated[
+        str, typer.Option("--compat", help="llm-viewer-2024 or llm-viewer-2026: its figures beside these.")
+    ] = "",
     threads: Threads = 0,
     store: Store = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")] = False,
     json: Json = False,
 ) -> int:
-    """Calibrate this machine, or predict a model's prefill and decode on any machine."""
+    """Calibrate this machine, or predict what a model and a method cost on any machine."""
     from suite.commands import roofline as command
+    from suite.commands import roofline_estimate as estimate
 
     if calibrate:
         return command.calibrate_machine(threads, store, json)
-    return command.predict(model, hardware, batch, seqlen, bits, store, json)
+    wishes = estimate.EstimateOptions(
+        model=model, method=method, settings=option or [], hardware=hardware, batch=batch, seqlen=seqlen, bits=bits,
+        fused=not unfused, chunk=chunk, generate=generate, accepted=accepted, tensor=tensor, pipeline=pipeline,
+        expert=expert, price=price, compat=compat, store=store, form="json" if json else "csv" if csv else "table",
+    )  # fmt: skip
+    return estimate.estimate(wishes)
 
 
 @app.command(epilog="Example: python -m suite reproduce longheads")

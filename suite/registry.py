@@ -63,7 +63,17 @@ class Registry(Mapping[str, Entry]):
         return getattr(importlib.import_module(module), attribute)
 
 
-METHODS = Registry(
+class Methods(Registry):
+    """Methods, alone or together: `squeezellm+lookahead` is one of each family that is named."""
+
+    def load(self, name: str) -> Any:
+        """The registered class, or that of the combination; `InputError` for what does not go together."""
+        if "+" not in name:
+            return super().load(name)
+        return importlib.import_module("suite.methods.combined").combination(name)
+
+
+METHODS = Methods(
     "method",
     (
         Entry("dense", "suite.methods.attention.dense:Dense", "attention", "the whole cache, exactly: the baseline"),
@@ -92,6 +102,12 @@ METHODS = Registry(
             "distilled adapters end chunks and choose among them (2510.02361)",
         ),
         Entry(
+            "chimera",
+            "suite.methods.decoding.chimera:Chimera",
+            "decoding",
+            "trigram encoder, one layer and four heads on the target's states draft a tree (2402.15758)",
+        ),
+        Entry(
             "draft_model",
             "suite.methods.decoding.draft_model:DraftModelSpeculation",
             "control",
@@ -108,6 +124,18 @@ METHODS = Registry(
             "suite.methods.decoding.lookahead:Lookahead",
             "decoding",
             "draft trees from a trie of prompts and answers, verified in one pass (2312.12728)",
+        ),
+        Entry(
+            "specmquant",
+            "suite.methods.decoding.specmquant:SpecMQuant",
+            "decoding",
+            "a small int4 model turns tree drafts into a chain for the target, HierSpec (2505.22179)",
+        ),
+        Entry(
+            "eagle",
+            "suite.methods.decoding.eagle:Eagle",
+            "control",
+            "dynamic draft trees from the target's own features, EAGLE-2 (2406.16858, control)",
         ),
         Entry("ngram", "suite.methods.decoding.ngram:Ngram", "control", "prompt lookup, 8 tokens behind 2 (control)"),
         Entry(
@@ -219,6 +247,12 @@ EXPERIMENTS = Registry(
         Entry(
             "actqkv", "suite.experiments.actqkv:ActQKVExperiment", "attention", "needle blocks, reads, time, k by layer"
         ),
+        Entry(
+            "chimera",
+            "suite.experiments.chimera:ChimeraExperiment",
+            "decoding",
+            "losslessness, speed, against Medusa's heads and the ablations on one tree, head accuracies",
+        ),
         Entry("dense", "suite.experiments.dense:DenseExperiment", "attention", "the baseline against transformers"),
         Entry(
             "dhsa", "suite.experiments.dhsa:DHSAExperiment", "attention", "prefill time and memory, keys found, recall"
@@ -246,6 +280,12 @@ EXPERIMENTS = Registry(
             "suite.experiments.lookahead:LookaheadExperiment",
             "decoding",
             "losslessness, speed on copied and on open text, tries and modes, cost model",
+        ),
+        Entry(
+            "specmquant",
+            "suite.experiments.specmquant:SpecMQuantExperiment",
+            "decoding",
+            "losslessness, cost of trees by precision, the hierarchy against trees and chains on int4",
         ),
         Entry(
             "squeezellm",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from analysis.roofline.model import Machine, ModelShape, chunked_prefill, decode, step_seconds
+from analysis.roofline.model import Machine, chunked_prefill, decode, step_seconds
 from analysis.roofline.operators import Precision
+from analysis.roofline.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ def serving_seconds(
             chunk = max(1, batching.max_num_batched_tokens // batch)
             read = chunked_prefill(shape, precision, batch=batch, tokens=traffic.input_tokens, chunk=chunk)
             step = decode(shape, precision, batch=batch, context=middle)
-            seconds += groups * (
-                step_seconds(read, machine) + (traffic.output_tokens - 1) * step_seconds(step, machine)
-            )
+            decoded = (traffic.output_tokens - 1) * step_seconds(step, machine)
+            seconds += groups * float(step_seconds(read, machine) + decoded)
     return seconds
 
 

@@ -1,188 +1,234 @@
-"""Analytic roofline of a Llama-family decoder: the operators of one step, and the time a machine needs at least.
+"""Analytic roofline of a decoder: the operators of one step, and the time a machine needs at least.
 
-Step time is the sum over operators of max(FLOPs / peak, bytes / bandwidth) + launches (`methods/_roofline.md` section
-3), never the maximum of the sums. It is a lower bound: what a measured step takes beyond it is reported as unexplained.
-Biases, q/k norms and Gemma's second norms are left out; together they are below 0.2% of the bytes.
+Step time is the sum over operators of max(FLOPs / peak, bytes / bandwidth) + launches + communication
+(`methods/_roofline.md` section 3), never the maximum of the sums. It is a lower bound: what a measured step takes
+beyond it is reported as unexplained. Biases, q/k norms and Gemma's second norms are left out; together they are below
+0.2% of the bytes. Batch and lengths may be arrays, one value per point of a sweep: all points are computed at once.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from analysis.roofline.operators import (
     AttentionShape,
     Operator,
     Precision,
+    activation,
     attention,
     embedding,
+    experts,
     kv_append,
+    latent_attention,
     linear,
     rms_norm,
     rope,
-    swiglu,
+    steering,
 )
-from suite.errors import InputError
+from analysis.roofline.parallel import ALONE, Parallel
+from analysis.roofline.shape import ModelShape
+from suite.cost import DENSE, Count, MethodCost
 
-Bound = Literal["compute", "memory", "launch"]
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Dimensions of a Llama-family decoder. `windows[l]` is layer l's sliding window in tokens, None for none."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    tied: bool = False
-    windows: tuple[int | None, ...] = ()
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> ModelShape:
-        """From the dictionary of a Hugging Face `config.json`; `InputError` names a missing field."""
-        try:
-            heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
-            return cls(
-                layers=layers,
-                hidden=int(config["hidden_size"]),
-                intermediate=int(config["intermediate_size"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-                vocab=int(config["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                windows=_windows(config, layers),
-            )
-        except KeyError as missing:
-            raise InputError(f"the model's config has no field {missing}, which a Llama-family one has.") from missing
-
-    def layers_by_window(self) -> Counter[int | None]:
-        """How many layers have each window."""
-        return Counter(self.windows) if self.windows else Counter({None: self.layers})
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of one layer: four attention projections, three of the MLP, two norms."""
-        attended = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
-        return attended + 3 * self.hidden * self.intermediate + 2 * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """All weights; a tied embedding counts once."""
-        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * self.layer_parameters + self.hidden + embeddings
-
-    def kv_bytes_per_token(self, precision: Precision) -> float:
-        """Bytes one token adds to a full cache over all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * precision.kv
-
-
-def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    window = config.get("sliding_window")
-    if not window or config.get("use_sliding_window") is False:
-        return ()
-    kinds = config.get("layer_types") or ["sliding_attention"] * layers
-    return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
+Bound = Literal["compute", "memory", "launch", "link"]
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a sparse method reads in place of the whole cache: a fraction of the keys, and its index, per step."""
+class Execution:
+    """How a pass is executed: attention fused or not, what a method changes, on how many devices."""
 
-    kept: float = 1.0
-    index_bytes: float = 0.0
+    fused: bool = True
+    method: MethodCost = DENSE
+    parallel: Parallel = ALONE
 
 
-DENSE = Selection()
+PLAIN = Execution()
 
 
 def forward(
     shape: ModelShape,
     precision: Precision,
     *,
-    batch: int,
-    new: int,
-    prefix: int = 0,
-    logit_rows: int = 1,
-    selection: Selection = DENSE,
-    fused: bool = True,
+    batch: Count,
+    new: Count,
+    prefix: Count = 0,
+    logit_rows: Count = 1,
+    decoding: bool = False,
+    execution: Execution = PLAIN,
 ) -> list[Operator]:
-    """Operators of one forward pass over `new` tokens per sequence after `prefix` cached ones.
+    """Operators of one device in a forward pass over `new` tokens per sequence after `prefix` cached ones.
 
     `logit_rows` is the number of rows per sequence that need logits: 1 for generation, 0 for all chunks of a prefill
-    but the last, `new` when drafts are verified.
+    but the last, `new` when drafts are verified. `decoding` says which share of the keys the method reads.
     """
-    tokens = batch * new
-    operators = [embedding(tokens, shape.hidden, precision), rms_norm(tokens, shape.hidden, precision, residual=False)]
-    operators += [operator * shape.layers for operator in _layer_linears(shape, precision, tokens)]
-    operators.append(rms_norm(tokens, shape.hidden, precision, residual=True) * (2 * shape.layers))
-    for window, count in shape.layers_by_window().items():
-        layer = AttentionShape(batch, new, prefix, shape.heads, shape.kv_heads, shape.head_dim, window, selection.kept)
-        operators += [operator * count for operator in attention(layer, precision, fused=fused)]
-    if selection.index_bytes:
-        operators.append(Operator("index_read", shape.layers, 0.0, kv_bytes=selection.index_bytes))
-    if logit_rows:
-        operators.append(linear("lm_head", batch * logit_rows, shape.hidden, shape.vocab, precision))
+    method, parallel = execution.method, execution.parallel
+    held, batch = parallel.device_shape(shape), parallel.device_batch(batch)
+    tokens, packed = batch * new, precision
+    kept, moved = _shares(method) if decoding else (method.prefill_kept, 1.0)
+    if method.weight_bits is not None:
+        packed = replace(precision, weight=method.weight_bits / 8, row=method.row_bytes)
+    operators = [embedding(tokens, held.hidden, precision), rms_norm(tokens, held.hidden, precision, residual=False)]
+    operators += [operator * held.layers for operator in _projections(held, packed, tokens)]
+    operators.append(rms_norm(tokens, held.hidden, precision, residual=True) * (2 * held.layers))
+    for window, count in held.layers_by_window().items():
+        shares = (kept, moved) if window is None else (1.0, 1.0)  # a windowed layer reads little already
+        layer = AttentionShape(batch, new, prefix, held.heads, held.kv_heads, held.head_dim, window, *shares)
+        operators += [operator * count for operator in _attention(held, layer, packed, execution.fused)]
+    if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
+        rows = batch / parallel.tensor
+        work, index = rows * method.index_flops, rows * method.index_bytes
+        operators.append(Operator("index_read", shape.layers, work, kv_bytes=index))
+    operators += _feed_forward(held, packed, tokens, parallel.expert)
+    if method.vectors:
+        operators.append(steering(tokens, held.hidden, precision) * method.vectors)
+    if _any(logit_rows):
+        operators.append(linear("lm_head", batch * logit_rows, held.hidden, held.vocab, precision))
+    if parallel.devices > 1:
+        operators += parallel.collectives(shape, precision, tokens, batch * logit_rows)
     return operators
 
 
-def _layer_linears(shape: ModelShape, precision: Precision, tokens: int) -> list[Operator]:
-    """Operators of one layer that do not depend on the cache's length, its two norms apart."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return [
-        linear("q_proj", tokens, shape.hidden, queries, precision),
-        linear("k_proj", tokens, shape.hidden, keys, precision),
-        linear("v_proj", tokens, shape.hidden, keys, precision),
-        rope(tokens, shape.heads, shape.kv_heads, shape.head_dim, precision),
-        kv_append(tokens, shape.kv_heads, shape.head_dim, precision),
-        linear("o_proj", tokens, queries, shape.hidden, precision),
-        linear("gate_proj", tokens, shape.hidden, shape.intermediate, precision),
-        linear("up_proj", tokens, shape.hidden, shape.intermediate, precision),
-        swiglu(tokens, shape.intermediate, precision),
-        linear("down_proj", tokens, shape.intermediate, shape.hidden, precision),
+def _shares(method: MethodCost) -> tuple[Count, Count]:
+    """The keys one query of a decode step reads, and those all query heads read together."""
+    return method.kept, method.kept if method.read is None else method.read
+
+
+def _any(count: Count) -> bool:
+    """Whether it is anything but zero, at some point."""
+    return bool(np.any(count)) if isinstance(count, np.ndarray) else count != 0
+
+
+def _projections(shape: ModelShape, precision: Precision, tokens: Count) -> Iterator[Operator]:
+    """Operators of one layer's attention that do not depend on the cache's length."""
+    hidden, latent = shape.hidden, shape.latent
+    if latent is None:
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        yield linear("q_proj", tokens, hidden, queries, precision)
+        yield linear("k_proj", tokens, hidden, keys, precision)
+        yield linear("v_proj", tokens, hidden, keys, precision)
+        rotated, attended = queries + keys, queries
+    else:
+        queries = shape.heads * (latent.plain + latent.rope)
+        if latent.query_rank:
+            yield linear("q_a_proj", tokens, hidden, latent.query_rank, precision)
+        yield linear("q_proj", tokens, latent.query_rank or hidden, queries, precision)
+        yield linear("kv_a_proj", tokens, hidden, shape.kv_width, precision)
+        rotated, attended = (shape.heads + 1) * latent.rope, shape.heads * latent.value
+    yield rope(tokens, rotated, precision)
+    yield kv_append(tokens, shape.kv_width, precision)
+    yield linear("o_proj", tokens, attended, hidden, precision)
+
+
+def _attention(shape: ModelShape, layer: AttentionShape, precision: Precision, fused: bool) -> list[Operator]:
+    if (latent := shape.latent) is None:
+        return attention(layer, precision, fused=fused)
+    dims = (latent.rank, latent.rope, latent.plain, latent.value)
+    return latent_attention(layer, dims, precision, fused=fused)
+
+
+def _feed_forward(shape: ModelShape, precision: Precision, tokens: Count, devices: int) -> Iterator[Operator]:
+    """The MLPs of all layers, dense ones and those of experts."""
+    if shape.dense_layers:
+        for operator in _mlp(shape, precision, tokens, shape.intermediate):
+            yield operator * shape.dense_layers
+    if (mixture := shape.experts) is None:
+        return
+    dims = (shape.hidden, mixture.intermediate, shape.matrices, mixture.count, mixture.per_token)
+    layer = [
+        linear("router", tokens, shape.hidden, mixture.count, precision),
+        experts("experts", tokens, dims, precision, devices),
+        activation(tokens * mixture.per_token, mixture.intermediate, precision, gated=shape.gated),
     ]
+    if mixture.shared:
+        layer += _mlp(shape, precision, tokens, mixture.shared)
+    for operator in layer:
+        yield operator * mixture.layers
+
+
+def _mlp(shape: ModelShape, precision: Precision, tokens: Count, width: int) -> Iterator[Operator]:
+    if shape.gated:
+        yield linear("gate_proj", tokens, shape.hidden, width, precision)
+    yield linear("up_proj", tokens, shape.hidden, width, precision)
+    yield activation(tokens, width, precision, gated=shape.gated)
+    yield linear("down_proj", tokens, width, shape.hidden, precision)
 
 
 def prefill(
-    shape: ModelShape, precision: Precision, *, batch: int, tokens: int, prefix: int = 0, fused: bool = True
+    shape: ModelShape,
+    precision: Precision,
+    *,
+    batch: Count,
+    tokens: Count,
+    prefix: Count = 0,
+    execution: Execution = PLAIN,
 ) -> list[Operator]:
     """A whole prompt in one pass, after a shared `prefix` already cached; logits of the last row only."""
-    return forward(shape, precision, batch=batch, new=tokens, prefix=prefix, fused=fused)
+    return forward(shape, precision, batch=batch, new=tokens, prefix=prefix, execution=execution)
 
 
 def chunked_prefill(
-    shape: ModelShape, precision: Precision, *, batch: int, tokens: int, chunk: int, prefix: int = 0
+    shape: ModelShape,
+    precision: Precision,
+    *,
+    batch: Count,
+    tokens: int,
+    chunk: int,
+    prefix: int = 0,
+    execution: Execution = PLAIN,
 ) -> list[Operator]:
     """A prompt in chunks of at most `chunk` tokens: the weights are read once per chunk, logits come from the last."""
     operators: list[Operator] = []
     for start in range(0, tokens, chunk):
         new = min(chunk, tokens - start)
-        rows = 1 if start + new == tokens else 0
-        operators += forward(shape, precision, batch=batch, new=new, prefix=prefix + start, logit_rows=rows)
+        rows, before = 1 if start + new == tokens else 0, prefix + start
+        operators += forward(
+            shape, precision, batch=batch, new=new, prefix=before, logit_rows=rows, execution=execution
+        )
     return operators
 
 
 def decode(
-    shape: ModelShape, precision: Precision, *, batch: int, context: int, selection: Selection = DENSE
+    shape: ModelShape, precision: Precision, *, batch: Count, context: Count, execution: Execution = PLAIN
 ) -> list[Operator]:
     """One decode step that attends to `context` tokens, its own included."""
-    return forward(shape, precision, batch=batch, new=1, prefix=context - 1, selection=selection)
+    return verify(shape, precision, batch=batch, context=context, drafted=0, execution=execution)
+
+
+def verify(
+    shape: ModelShape,
+    precision: Precision,
+    *,
+    batch: Count,
+    context: Count,
+    drafted: int,
+    execution: Execution = PLAIN,
+) -> list[Operator]:
+    """A decode step that also judges `drafted` tokens behind its own: all of them need logits.
+
+    A tree counts as a chain of as many tokens, which attends to a little more.
+    """
+    return forward(
+        shape, precision, batch=batch * execution.method.chains, new=1 + drafted, prefix=context - 1,
+        logit_rows=1 + drafted, decoding=True, execution=execution,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Ceilings of one machine: FLOP/s for the data type in use, bytes/s of reading, seconds per launch."""
+    """Ceilings of one machine: FLOP/s for the data type in use, bytes/s of reading, seconds per launch.
+
+    A link carries bytes/s in one direction and takes `link_latency_s` per message; it is None where none is known.
+    """
 
     name: str
     flops_per_s: float
     bytes_per_s: float
     launch_s: float = 0.0
+    link_bytes_per_s: float | None = None
+    link_latency_s: float = 0.0
 
     @property
     def ridge(self) -> float:
@@ -190,54 +236,58 @@ class Machine:
         return self.flops_per_s / self.bytes_per_s
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OperatorTime:
     """Where one operator lies on the time-based roofline; `seconds` covers all its calls."""
 
     operator: Operator
-    compute_s: float
-    memory_s: float
+    compute_s: Count
+    memory_s: Count
     launch_s: float
+    link_s: Count = 0.0
 
     @property
-    def seconds(self) -> float:
-        """max(compute, memory) + launches."""
-        return max(self.compute_s, self.memory_s) + self.launch_s
+    def seconds(self) -> Count:
+        """max(compute, memory) + launches + communication."""
+        return np.maximum(self.compute_s, self.memory_s) + self.launch_s + self.link_s
 
     @property
     def bound(self) -> Bound:
-        """What takes the largest part of the time."""
-        if self.launch_s > max(self.compute_s, self.memory_s):
-            return "launch"
-        return "compute" if self.compute_s > self.memory_s else "memory"
+        """What takes the largest part of the time, at a single point."""
+        parts: dict[Bound, Count] = {
+            "memory": self.memory_s, "compute": self.compute_s, "launch": self.launch_s, "link": self.link_s
+        }  # fmt: skip
+        return max(parts, key=lambda part: float(parts[part]))
 
 
 def operator_times(operators: Iterable[Operator], machine: Machine) -> list[OperatorTime]:
-    """Every operator's place on a machine's roofline."""
+    """Every operator's place on a machine's roofline; a machine without a link talks for free."""
+    link = machine.link_bytes_per_s or float("inf")
     return [
         OperatorTime(
             operator,
             operator.flops / machine.flops_per_s,
             operator.bytes / machine.bytes_per_s,
             operator.calls * machine.launch_s,
+            operator.link_bytes / link + operator.link_steps * machine.link_latency_s,
         )
         for operator in operators
     ]
 
 
-def step_seconds(operators: Iterable[Operator], machine: Machine) -> float:
+def step_seconds(operators: Iterable[Operator], machine: Machine) -> Count:
     """The least time of a step on one stream: operators run one after another."""
-    return sum(time.seconds for time in operator_times(operators, machine))
+    return sum((time.seconds for time in operator_times(operators, machine)), 0.0)
 
 
-def total_flops(operators: Sequence[Operator]) -> float:
+def total_flops(operators: Sequence[Operator]) -> Count:
     """FLOPs of a step."""
-    return sum(operator.flops for operator in operators)
+    return sum((operator.flops for operator in operators), 0.0)
 
 
-def total_bytes(operators: Sequence[Operator]) -> float:
+def total_bytes(operators: Sequence[Operator]) -> Count:
     """Compulsory bytes of a step."""
-    return sum(operator.bytes for operator in operators)
+    return sum((operator.bytes for operator in operators), 0.0)
 
 
 def speedup_bound(weight_bytes: float, full_kv_bytes: float, retention: float) -> float:

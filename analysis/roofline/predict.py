@@ -1,4 +1,4 @@
-"""What the analytic roofline is asked for: a table for `suite roofline`, and the modelled work of a counting pass."""
+"""Around the analytic roofline: a datasheet's machine, rows of a table, the modelled work of a counting pass."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from typing import Any
 
 from analysis.hardware import Dtype, Hardware
 from analysis.roofline.model import (
-    DENSE,
+    Execution,
     Machine,
-    ModelShape,
     OperatorTime,
-    Selection,
-    decode,
     forward,
-    operator_times,
-    prefill,
     total_bytes,
     total_flops,
 )
 from analysis.roofline.operators import Precision
+from analysis.roofline.shape import ModelShape
+from suite.cost import DENSE, MethodCost
 from suite.errors import InputError
 from suite.harness.measurement import KVSample, Phase
 
@@ -28,32 +25,33 @@ from suite.harness.measurement import KVSample, Phase
 def datasheet_machine(hardware: Hardware, precision: Precision, clock_ghz: float | None = None) -> Machine:
     """The theoretical ceilings of a device for operands of this precision; launches are not on a datasheet.
 
-    Operands of 8 bits need both weights and activations that narrow: weight-only quantisation computes in bf16.
+    Operands of 8 bits need both weights and activations that narrow: weight-only quantisation computes in bf16. A
+    device without a rate for narrow operands widens them, and has the rate of the next wider type.
     """
-    dtype = _compute_dtype(hardware, max(precision.weight, precision.activation))
-    peak = hardware.peak_tflops(dtype, clock_ghz)
-    if peak is None:
-        need = "give its clock in GHz" if hardware.cores else "choose another device or other bits"
-        raise InputError(f"{hardware.name} lists no {dtype} rate; {need}.")
-    return Machine(f"{hardware.title}, {dtype}", peak * 1e12, hardware.memory_gb_per_s * 1e9)
+    dtypes = _compute_dtypes(max(precision.weight, precision.activation))
+    rates = ((dtype, hardware.peak_tflops(dtype, clock_ghz)) for dtype in dtypes)
+    for dtype, peak in rates:
+        if peak is not None:
+            link = hardware.link_gb_per_s
+            return Machine(
+                f"{hardware.title}, {dtype}",
+                peak * 1e12,
+                hardware.memory_gb_per_s * 1e9,
+                link_bytes_per_s=None if link is None else link * 1e9,
+                link_latency_s=(hardware.link_latency_us or 0.0) * 1e-6,
+            )
+    need = "give its clock in GHz" if hardware.cores else "choose another device or other bits"
+    raise InputError(f"{hardware.name} lists no {dtypes[-1]} rate; {need}.")
 
 
-def _compute_dtype(hardware: Hardware, operand_bytes: float) -> Dtype:
+def _compute_dtypes(operand_bytes: float) -> tuple[Dtype, ...]:
+    """Types that can multiply operands of this width, the fastest first."""
     if operand_bytes > 2:
-        return "fp32"
+        return ("fp32",)
     if operand_bytes > 1:
-        return "bf16"
-    return "fp8" if hardware.fp8_tflops is not None else "int8"
-
-
-def predict(
-    shape: ModelShape, machine: Machine, precision: Precision, *, batch: int, seqlen: int
-) -> dict[Phase, list[OperatorTime]]:
-    """Prefill of `seqlen` tokens, and one decode step that attends to `seqlen` tokens, on one machine."""
-    return {
-        "prefill": operator_times(prefill(shape, precision, batch=batch, tokens=seqlen), machine),
-        "decode": operator_times(decode(shape, precision, batch=batch, context=seqlen), machine),
-    }
+        return ("bf16",)
+    eight: tuple[Dtype, ...] = ("fp8", "int8", "bf16")
+    return eight if operand_bytes > 0.5 else ("fp4", "int4", *eight)
 
 
 def prediction_rows(times: Iterable[OperatorTime]) -> list[dict[str, Any]]:
@@ -62,14 +60,19 @@ def prediction_rows(times: Iterable[OperatorTime]) -> list[dict[str, Any]]:
         {
             "operator": time.operator.name,
             "calls": time.operator.calls,
-            "flops": time.operator.flops,
-            "bytes": time.operator.bytes,
-            "intensity": time.operator.intensity,
+            "flops": float(time.operator.flops),
+            "bytes": float(time.operator.bytes),
+            "weight_bytes": float(time.operator.weight_bytes),
+            "activation_bytes": float(time.operator.activation_bytes),
+            "kv_bytes": float(time.operator.kv_bytes),
+            "link_bytes": float(time.operator.link_bytes),
+            "intensity": float(time.operator.intensity),
             "bound": time.bound,
-            "compute_ms": 1e3 * time.compute_s,
-            "memory_ms": 1e3 * time.memory_s,
+            "compute_ms": 1e3 * float(time.compute_s),
+            "memory_ms": 1e3 * float(time.memory_s),
             "launch_ms": 1e3 * time.launch_s,
-            "ms": 1e3 * time.seconds,
+            "link_ms": 1e3 * float(time.link_s),
+            "ms": 1e3 * float(time.seconds),
         }
         for time in times
     ]
@@ -88,7 +91,7 @@ def model_cost(
     """
 
     def cost(phase: Phase, steps: Steps, kv: Sequence[KVSample]) -> tuple[float, float]:
-        is_decode = phase == "decode"
+        is_decode, execution = phase == "decode", Execution(method=_read(kv))
         operators = [
             operator
             for index, (new, context) in enumerate(steps)
@@ -99,19 +102,20 @@ def model_cost(
                 new=new,
                 prefix=context - new,
                 logit_rows=1 if is_decode or _ends_prompt(steps, index) else 0,
-                selection=_selection(kv) if is_decode else DENSE,
+                decoding=is_decode,
+                execution=execution,
             )
         ]
-        return total_flops(operators), total_bytes(operators)
+        return float(total_flops(operators)), float(total_bytes(operators))
 
     return cost
 
 
-def _selection(kv: Sequence[KVSample]) -> Selection:
+def _read(kv: Sequence[KVSample]) -> MethodCost:
     """What the counted requests read on average: a share of the keys, and the whole index at every step."""
     if not kv:
         return DENSE
-    return Selection(
+    return MethodCost(
         kept=fmean(sample.selected_retention for sample in kv), index_bytes=fmean(sample.index_bytes for sample in kv)
     )
 

@@ -17,12 +17,13 @@ template <bool ADJACENT, class T> struct Rows {
 
 // Asks for `columns` elements of one row that a later tile will read. A row at a time: the core keeps few requests in
 // flight, and a burst of them stops it until the memory has answered; where spans jump, that made a tile cost as much
-// as three.
+// as three. Into the second cache, which keeps more requests in flight than the first: spans of 20 tokens of 64 bf16
+// came at 10 instead of 6 GB/s (Zen 4, one core).
 template <class T>
 inline void prefetch_row(const T *base, const Tile *later, int t, int64_t dim, int64_t columns) {
     if (!later) return;
     const T *row = base + later->token[t] * dim;
-    for (int64_t d = 0; d < columns; d += 64 / sizeof(T)) __builtin_prefetch(row + d);
+    for (int64_t d = 0; d < columns; d += 64 / sizeof(T)) __builtin_prefetch(row + d, 0, 2);
 }
 
 // products[h]: dot products of H queries with the 16 keys of a tile, while those of a later one (if there is one) are

@@ -87,6 +87,8 @@ template <class T> class Heads {
 template <class T> class VectorWorker : Heads<T> {
     using Heads<T>::problem, Heads<T>::dim, Heads<T>::heads, Heads<T>::queries, Heads<T>::weights;
 
+    static constexpr int AHEAD = 2;  // blocks that are asked for before they are needed
+
   public:
     explicit VectorWorker(const Problem<T> &problem) : Heads<T>(problem) {}
 
@@ -95,14 +97,15 @@ template <class T> class VectorWorker : Heads<T> {
         this->load_queries(item);
         const int64_t row = problem.cache_rows[problem.row(item)], kv_head = problem.kv_head(item);
         const T *keys = problem.keys.at(row, kv_head), *values = problem.values.at(row, kv_head);
-        // Two pages of keys: the block in work and the one being prefetched share the L1 cache.
+        // Two pages of keys: they, their values and the weights of all heads stay in the L1 cache.
         const int64_t tiles = std::clamp<int64_t>(8192 / (LANES * dim * sizeof(T)), 1, Block::MOST_TILES);
         Cursor cursor(problem.spans_of(item), begin, end, (int)tiles, problem.cos != nullptr);
-        Block blocks[2];
-        cursor.next(blocks[0]);
-        for (int now = 0; blocks[now].size; now = 1 - now) {
-            const Block &block = blocks[now], &after = blocks[1 - now];
-            cursor.next(blocks[1 - now]);
+        Block blocks[AHEAD + 1];
+        for (int i = 0; i < AHEAD; ++i) cursor.next(blocks[i]);
+        for (int now = 0; blocks[now].size; now = (now + 1) % (AHEAD + 1)) {
+            const Block &block = blocks[now];
+            Block &after = blocks[(now + AHEAD) % (AHEAD + 1)];
+            cursor.next(after);
             logits(item, keys, block, after);
             for (int64_t h = 0; h < heads; ++h) this->softmax(h, block, state);
             for_head_tiles(heads, [&](int64_t h, auto tile) {
@@ -113,7 +116,7 @@ template <class T> class VectorWorker : Heads<T> {
     }
 
   private:
-    // Logits of all heads for the keys of a block into weights[h][...]. Meanwhile the first heads ask for the next
+    // Logits of all heads for the keys of a block into weights[h][...]. Meanwhile the first heads ask for a later
     // block's keys, as they do for its values later: the hardware follows neither jumps between spans nor page borders.
     void logits(int64_t item, const T *keys, const Block &block, const Block &after) {
         for (int i = 0; i < block.size; ++i) {

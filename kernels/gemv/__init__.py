@@ -135,7 +135,9 @@ def linear(
     slow = x.is_cpu and x.dtype is _BF16 and not build.multiplies_bf16()
     dtype = _F32 if slow else x.dtype
     y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(out_dtype or x.dtype)
-    return y if residual is None else y + residual
+    if residual is None:
+        return y
+    return y + residual if torch.is_grad_enabled() else y.add_(residual)
 
 
 def _matches(x: Tensor, weight: Tensor, residual: Tensor | None, out: Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite.commands.engine_models import engine_model
 from suite.commands.output import interval, number, print_json, progress_bar, stdout, table
+from suite.commands.wishes import numbers
 from suite.engines import vllm_environment
 from suite.engines.base import Engine, EngineModel, Prompt
 from suite.engines.comparison import Cell, Comparison, Difference, Prompts, differences
@@ -43,7 +44,7 @@ class CompareOptions:
 
 def compare(options: CompareOptions, as_json: bool) -> int:
     """Exit code 3 where an engine failed: its row says how, and no average hides it."""
-    batches, names = _batches(options.batches), _names(options)
+    batches, names = numbers(options.batches, "--batch"), _names(options)
     model = engine_model(options.model, options.dtype, options.prompt_tokens + options.new_tokens)
     prompts = _prompts(options, model, batches)
     threads = options.threads or thread_pool.choose_threads()
@@ -63,16 +64,6 @@ def compare(options: CompareOptions, as_json: bool) -> int:
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------------
-
-
-def _batches(text: str) -> list[int]:
-    try:
-        found = [int(word) for word in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise InputError(f"--batch {text!r} is no list of batch sizes; write for example 1,4,16.")
-    return list(dict.fromkeys(found))
 
 
 def _names(options: CompareOptions) -> list[str]:

@@ -53,6 +53,22 @@ def _hardware() -> list[Row]:
     ]
 
 
+def _shapes() -> list[Row]:
+    from analysis.roofline.shape import load_preset, preset_names
+
+    return [
+        {
+            "name": name,
+            "weights": f"{shape.parameters / 1e9:.3g} B",
+            "layers": shape.layers,
+            "hidden": shape.hidden,
+            "attention": "latent" if shape.latent else f"{shape.heads}/{shape.kv_heads} heads of {shape.head_dim}",
+            "experts": shape.experts and f"{shape.experts.per_token} of {shape.experts.count}",
+        }
+        for name, shape in ((name, load_preset(name)) for name in preset_names())
+    ]
+
+
 def _kernels() -> list[Row]:
     """The operations of the `kernels` room and the backends each has."""
     import kernels
@@ -74,6 +90,7 @@ _LISTS: dict[str, Callable[[], list[Row]]] = {
     "models": _entries(registry.MODELS),
     "engines": _entries(registry.ENGINES),
     "hardware": _hardware,
+    "shapes": _shapes,
     "kernels": _kernels,
     "claims": _entries(registry.EXPERIMENTS),
 }

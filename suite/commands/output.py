@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from suite.harness.progress import Progress as Moment
 
 _MIN_WIDTH = 160
-_NAME = 40  # characters; longer texts are sentences
+NAME = 40  # characters; longer texts are sentences
 
 
 def stdout() -> Console:
@@ -41,7 +41,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
     """
     from rich.text import Text
 
-    names = all(len(line) <= _NAME for row in rows for cell in row[:left] for line in cell.splitlines())
+    names = all(len(line) <= NAME for row in rows for cell in row[:left] for line in cell.splitlines())
 
     drawn = Table(title=title, title_justify="left", header_style="bold")
     for index, name in enumerate(columns):

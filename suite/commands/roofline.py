@@ -1,10 +1,9 @@
-"""`suite roofline`: calibrates this machine, or predicts a model on any machine from the analytic model."""
+"""`suite roofline`: calibrates this machine; reads what the analytic model is asked for (a model, bits, a machine)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from suite.commands.calibration import measure
 from suite.commands.output import number, print_json, stderr, stdout, table
@@ -13,10 +12,13 @@ from suite.errors import InputError
 from suite.harness import machine
 from suite.harness import threads as thread_pool
 from suite.harness.measurement import Calibration
+from suite.registry import MODELS
 
 if TYPE_CHECKING:
-    from analysis.roofline.model import Machine, ModelShape
+    from analysis.hardware import Hardware
+    from analysis.roofline.model import Machine
     from analysis.roofline.operators import Precision
+    from analysis.roofline.shape import ModelShape
     from suite.models.config import ModelConfig
 
 DRAM = 1 << 40  # a working set that fits no cache
@@ -60,30 +62,18 @@ def _print_calibration(calibration: Calibration) -> None:
         console.print(f"refused: {line}", markup=False)
 
 
-def predict(
-    model: str, hardware: str, batch: int, seqlen: int, bits: str, store_file: Path | None, as_json: bool
-) -> int:
-    """Prefill of `seqlen` tokens, and one decode step over them: operators, bytes, FLOPs, time, bound."""
-    from analysis.roofline import predict as roofline
-
-    precision = _precision(bits)
-    target = _machine(hardware, precision, store_file)
-    phases = roofline.predict(model_shape(model), target, precision, batch=batch, seqlen=seqlen)
-    rows = {phase: roofline.prediction_rows(times) for phase, times in phases.items()}
-    if as_json:
-        totals = {
-            phase: {"seconds": sum(r["ms"] for r in found) / 1e3, "operators": found} for phase, found in rows.items()
-        }
-        asked = {"model": model, "hardware": target.name, "batch": batch, "seqlen": seqlen, "bits": bits}
-        print_json({**asked, "phases": totals})
-    else:
-        for phase, found in rows.items():
-            _print_phase(f"{phase} of {model}, batch {batch}, {seqlen} tokens, on {target.name}", found)
-    return 0
-
-
 def model_shape(name: str) -> ModelShape:
-    """The shape of a model that can be loaded here."""
+    """The shape of a registered model, a preset, a `config.json` or its directory, or of what can be loaded."""
+    from analysis.roofline.shape import load_preset, read_config
+
+    path = Path(name).expanduser()
+    if path.suffix == ".json":
+        return read_config(path)
+    if (path / "config.json").is_file():
+        return read_config(path / "config.json")
+    loadable = name in MODELS or path.exists() or "/" in name or path.suffix == ".gguf"
+    if not loadable:
+        return load_preset(name, also=MODELS)
     from suite.models.loaders import load_model
 
     return shape_of(load_model(name, "bf16").config)
@@ -91,7 +81,7 @@ def model_shape(name: str) -> ModelShape:
 
 def shape_of(config: ModelConfig) -> ModelShape:
     """What the analytic model needs of a model's config."""
-    from analysis.roofline.model import ModelShape
+    from analysis.roofline.shape import ModelShape
 
     return ModelShape(
         config.layers, config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocab,
@@ -99,7 +89,8 @@ def shape_of(config: ModelConfig) -> ModelShape:
     )  # fmt: skip
 
 
-def _precision(bits: str) -> Precision:
+def read_precision(bits: str) -> Precision:
+    """Bytes per element from `W/KV/A`."""
     from analysis.roofline.operators import Precision
 
     parts = bits.split("/")
@@ -109,13 +100,15 @@ def _precision(bits: str) -> Precision:
     return Precision.of_bits(weight, kv, activation)
 
 
-def _machine(hardware: str, precision: Precision, store_file: Path | None) -> Machine:
+def target_machine(hardware: str, precision: Precision, store_file: Path | None) -> tuple[Machine, Hardware | None]:
+    """The ceilings of a listed device and its datasheet; for `local` the calibrated ones."""
     from analysis.hardware import load_hardware
     from analysis.roofline.ceilings import Ceilings
     from analysis.roofline.predict import datasheet_machine
 
     if hardware != "local":
-        return datasheet_machine(load_hardware(hardware), precision)
+        device = load_hardware(hardware)
+        return datasheet_machine(device, precision), device
     with open_store(store_file) as store:
         calibration = store.calibration(machine.machine_id())
     if calibration is None:
@@ -129,21 +122,4 @@ def _machine(hardware: str, precision: Precision, store_file: Path | None) -> Ma
         raise InputError(
             "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
         )
-    return found
-
-
-def _print_phase(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    total = sum(row["ms"] for row in rows)
-    cells = [
-        [
-            row["operator"],
-            row["bound"],
-            number(row["flops"] / 1e9),
-            number(row["bytes"] / 1e6),
-            number(row["ms"]),
-            f"{row['ms'] / total:.0%}",
-        ]
-        for row in rows
-    ]
-    table(title, ["operator", "bound", "GFLOP", "MB", "ms", "share"], cells, left=2)
-    stdout().print(f"at least {total:.3f} ms", markup=False)
+    return found, None

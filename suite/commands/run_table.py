@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any, NamedTuple
 
-from suite.commands.output import interval, number, stdout, table
+from suite.commands.output import NAME, interval, number, stdout, table
 
 _RATIOS = (("ttft", "prefill x"), ("tpot", "decode x"))
 _SHOWN_PROBLEMS = 3
@@ -25,6 +26,7 @@ _EXTRAS = (
     _Extra("tau", "tau", 1.0, number),
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
     _Extra("draft_time_share", "draft", 0.0, number),
+    _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
     _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
 )
 
@@ -41,6 +43,31 @@ def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequen
     if runs:
         columns, rows = ["run", *columns], [[run, *row] for run, row in zip(runs, rows, strict=True)]
     table(title, columns, rows, left=3 if runs else 2)
+
+
+def print_spec_bench(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Spec-Bench's own figures: a line for each method, its speed-ups by category."""
+    categories = list(dict.fromkeys(row["category"] for row in rows))
+    by_method: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["category"]] = row
+    overall = categories[0]
+    lines = [
+        [_name(method), number(found[overall]["tokens_per_s"]), number(found[overall]["accepted"])]
+        + [_protocol_cell(found.get(category)) for category in categories]
+        for method, found in by_method.items()
+    ]
+    table(
+        "Spec-Bench protocol: mean speed over dense's mean speed, prefill included (± over repeats); not paired",
+        ["method", "tok/s", "accepted", *(f"{category} x" for category in categories)],
+        lines,
+    )
+
+
+def _protocol_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return number(row["speedup"]) + (f" ± {number(row['spread'], 2)}" if row["spread"] is not None else "")
 
 
 def print_problems(summary: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
@@ -66,7 +93,7 @@ def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
     score = number(metrics.get("score")) + (f" ± {number(error, 2)}" if error is not None else "")
     fraction = metrics.get("decode_ceiling_fraction")
     return [
-        row["method"].replace("(", "\n("),
+        _name(row["method"]),
         ", ".join(f"{count} {status}" for status, count in row["statuses"].items() if count),
         str(row["requests"]),
         score,
@@ -80,6 +107,12 @@ def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
         "-" if fraction is None else f"{fraction:.0%}",
         *(_ratio(ratios.get(name)) for name, _ in _RATIOS),
     ]
+
+
+def _name(method: str) -> str:
+    """The name, and below it the options in lines that a table need not fold."""
+    name, bracket, options = method.partition("(")
+    return "\n".join([name, *wrap(bracket + options, NAME, break_long_words=False)])
 
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:

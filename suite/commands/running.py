@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from suite.commands.calibration import ensure_calibration
 from suite.commands.output import print_json, progress_bar, stderr, stdout
 from suite.commands.reporting import check_writable, write_report
-from suite.commands.run_table import print_problems, print_summary
+from suite.commands.run_table import print_problems, print_spec_bench, print_summary
 from suite.commands.stores import open_store
 from suite.commands.wishes import RunOptions
 from suite.engines import native
@@ -124,6 +124,8 @@ def _print(document: Mapping[str, Any], outcome: Outcome) -> None:
         f"{first['workload']} on {first['model']} ({first['dtype']}, {first['threads']} threads, {source})",
         document["summary"],
     )
+    if document.get("spec_bench"):
+        print_spec_bench(document["spec_bench"])
     print_problems(document["summary"])
     console = stdout()
     for note in [*outcome.notes, *_prompt_notes(outcome.units)]:

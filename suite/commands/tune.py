@@ -21,7 +21,7 @@ from suite.errors import InputError, NothingMeasuredError, StoppedError, UnitErr
 from suite.harness import threads
 from suite.harness.contender import Contender
 from suite.harness.measurement import UnitResult
-from suite.harness.options import method_config, normalised
+from suite.harness.options import cleaned
 from suite.harness.plan import Plan, contender_id, load_contenders, plan
 from suite.harness.runner import Bench, run_blocks, start_sweep
 from suite.registry import METHODS
@@ -72,8 +72,7 @@ class Track:
 
     def candidate(self, options: Options) -> MethodSpec:
         """The default with some options changed; `InputError` where they do not fit together."""
-        spec = MethodSpec(name=self.default.name, options={**self.default.options, **options})
-        return MethodSpec(name=spec.name, options=normalised(method_config(spec), spec.options))
+        return cleaned(MethodSpec(name=self.default.name, options={**self.default.options, **options}))
 
     def race(self, spec: MethodSpec, repeats: int = 1) -> Race:
         """Dense, the default and the candidate, interleaved on every task; `UnitError` where one has no figures."""

@@ -250,8 +250,8 @@ def _guess(slices: Slices, store_file: Path | None, setting: Setting) -> dict[st
 
     from analysis.roofline.batching import Batching, Traffic, suggested
     from analysis.roofline.ceilings import Ceilings
-    from analysis.roofline.model import ModelShape
     from analysis.roofline.operators import Precision
+    from analysis.roofline.shape import ModelShape
     from analysis.tuning import search_space
     from suite.engines.vllm_arguments import VllmArguments
 

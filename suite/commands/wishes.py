@@ -69,12 +69,35 @@ def workload_options(settings: Sequence[str], data: Path | None) -> dict[str, An
 
 
 def method(text: str, kv_budget: int) -> MethodSpec:
-    """A method from `name` or `name:option=value,...`. One that selects gets the common budget, or its own options."""
+    """A method from `name` or `name:option=value,...`. One that selects gets the common budget, or its own options.
+
+    `a+b` names several at once, `a+b:a.option=value` an option of one of them.
+    """
+    name, given = named_options(text)
+    budgets: dict[str, Any] = {}
+    for part in name.split("+"):
+        prefix = f"{part}." if part != name else ""
+        kind = METHODS.load(part)
+        if hasattr(kind, "at_budget") and not any(option.startswith(prefix) for option in given):
+            budgets |= {f"{prefix}{option}": value for option, value in kind.at_budget(kv_budget).items()}
+    return MethodSpec(name=name, options={**budgets, **given})
+
+
+def named_options(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of `name` or `name:option=value,...`."""
     name, _, rest = text.partition(":")
-    if rest:
-        return MethodSpec(name=name, options=dict(_pair(part, f"--method {name}") for part in rest.split(",")))
-    kind = METHODS.load(name)
-    return MethodSpec(name=name, options=kind.at_budget(kv_budget) if hasattr(kind, "at_budget") else {})
+    return name, dict(_pair(part, f"--method {name}") for part in rest.split(",") if rest)
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """The whole numbers above 0 of a comma-separated list, each once."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise InputError(f"{option} {text!r} is no list of whole numbers above 0; write for example 1,4,16.")
+    return list(dict.fromkeys(found))
 
 
 def _pair(text: str, owner: str) -> tuple[str, str]:

@@ -18,8 +18,10 @@ from analysis.drafts import predicted_speedup
 from analysis.statistics import Estimate, paired_ratio
 from suite.experiments.base import Workbench
 from suite.experiments.synthetic import filled_cache
+from suite.harness.contender import Contender
 from suite.harness.heap import quiet_heap
 from suite.harness.meter import RequestMeter
+from suite.methods.attention.dense import Dense
 from suite.methods.base import Generator, Method, MethodConfig
 from suite.methods.decoding.acceptance import accept
 from suite.methods.decoding.tree import ROOT, TokenTree
@@ -32,6 +34,7 @@ from workloads.schema import Completion, Request
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 384  # tokens in the cache while r(T) is measured: as many as a prompt of the workloads, and half an answer
 ROUNDS = 15
+TIE = 1e-3  # logits this close are a tie in fp32
 FREE = 1.2  # a pass that costs at most so much more than one of a single token is called free
 
 Racers = Mapping[str, tuple[Method, MethodConfig]]
@@ -153,9 +156,16 @@ class VerifyCost:
 
     def predicted(self, record: Record) -> float:
         """The cost model's decode speed-up for a record's tau, width and drafting time."""
-        step = self.pass_s[1] + self.rest_s[1]
-        passed, rest = self._between(self.pass_s, record.width), self._between(self.rest_s, record.width)
-        return predicted_speedup(record.tau, record.draft_s / step, passed / step, rest / step)
+        return predicted_speedup(record.tau, record.draft_s / self.step_s, self.round_ratio(record.width))
+
+    @property
+    def step_s(self) -> float:
+        """A plain step: a pass of one token, and what follows it."""
+        return self.pass_s[1] + self.rest_s[1]
+
+    def round_ratio(self, width: float) -> float:
+        """A pass and what follows it, in plain steps."""
+        return (self._between(self.pass_s, width) + self._between(self.rest_s, width)) / self.step_s
 
     @property
     def free_width(self) -> int:
@@ -170,34 +180,98 @@ class VerifyCost:
         return seconds[below] + share * (seconds[above] - seconds[below])
 
 
-def verify_cost(model: LanguageModel, bench: Workbench) -> VerifyCost:
-    """Passes over binary trees of all widths in turn, behind CONTEXT tokens; medians over the rounds."""
-    bench.tick("timing passes over trees")
-    cache = filled_cache(model, CONTEXT, max(WIDTHS), lambda step, layer, generator: None)
-    attention = TreeAttention(model.config)
-    sampler = RequestSampler(Request(id="r", task="t", prompt="p", metric="none", max_new_tokens=1))
-    passes: dict[int, list[float]] = {width: [] for width in WIDTHS}
-    rests: dict[int, list[float]] = {width: [] for width in WIDTHS}
-    with torch.inference_mode():
-        for turn in range(ROUNDS + 1):
+@dataclass
+class Passes:
+    """Timed passes over binary trees of all widths, behind CONTEXT tokens: seconds by width and round."""
+
+    model: LanguageModel
+    pass_s: dict[int, list[float]] = field(default_factory=lambda: {width: [] for width in WIDTHS})
+    rest_s: dict[int, list[float]] = field(default_factory=lambda: {width: [] for width in WIDTHS})
+
+    def __post_init__(self) -> None:
+        self._cache = filled_cache(self.model, CONTEXT, max(WIDTHS), lambda step, layer, generator: None)
+        self._attention = TreeAttention(self.model.config)
+        self._sampler = RequestSampler(Request(id="r", task="t", prompt="p", metric="none", max_new_tokens=1))
+
+    def round(self, kept: bool) -> None:
+        """One pass of every width; a round that only warms up is not `kept`."""
+        with torch.inference_mode():
             for width in WIDTHS:
-                tree = _binary(width - 1)
-                start = time.perf_counter()
-                attention.plant(cache, [tree])
-                logits = model.decoder(torch.ones(1, width, dtype=torch.long), cache, attention, [width], logits="all")
-                passed = time.perf_counter()
-                accept(tree, logits[0], sampler)
-                commit(cache, [CONTEXT], [tree.path(len(tree) - 1)])
-                ended = time.perf_counter()
-                cache.truncate(0, CONTEXT)
-                if turn:
-                    passes[width].append(passed - start)
-                    rests[width].append(ended - passed)
-    return VerifyCost({w: median(s) for w, s in passes.items()}, {w: median(s) for w, s in rests.items()})
+                passed, rest = self._timed(_binary(width - 1), width)
+                if kept:
+                    self.pass_s[width].append(passed)
+                    self.rest_s[width].append(rest)
+
+    def _timed(self, tree: TokenTree, width: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        self._attention.plant(self._cache, [tree])
+        tokens = torch.ones(1, width, dtype=torch.long)
+        logits = self.model.decoder(tokens, self._cache, self._attention, [width], logits="all")
+        passed = time.perf_counter()
+        accept(tree, logits[0], self._sampler)
+        commit(self._cache, [CONTEXT], [tree.path(len(tree) - 1)])
+        ended = time.perf_counter()
+        self._cache.truncate(0, CONTEXT)
+        return passed - start, ended - passed
+
+    def cost(self) -> VerifyCost:
+        """Medians over the rounds."""
+        return VerifyCost(*({w: median(s) for w, s in times.items()} for times in (self.pass_s, self.rest_s)))
+
+
+def verify_cost(model: LanguageModel, bench: Workbench) -> VerifyCost:
+    """Of the model as it is now."""
+    bench.tick("timing passes over trees")
+    passes = Passes(model)
+    for turn in range(ROUNDS + 1):
+        passes.round(kept=turn > 0)
+    return passes.cost()
 
 
 def _binary(nodes: int) -> TokenTree:
     return TokenTree(tuple(range(nodes)), tuple(ROOT if node < 2 else node // 2 - 1 for node in range(nodes)))
+
+
+def lossless_shares(
+    model: LanguageModel, ours: Sequence[Contender], asked: Sequence[Request], bench: Workbench
+) -> tuple[list[float], list[float], int]:
+    """By request, the contenders taking turns: the share of its tokens before the first that is not plain decoding's.
+
+    Also the gaps between the target's two best logits where texts part, and the number of tokens compared.
+    """
+    dense = Contender(Dense(), Dense.Config(), model)
+    shares, gaps, tokens = list[float](), list[float](), 0
+    for index, request in enumerate(asked):
+        bench.tick(f"losslessness, request {index + 1} of {len(asked)}")
+        plain = dense.complete([request], RequestMeter())[0].token_ids
+        mine = ours[index % len(ours)].complete([request], RequestMeter())[0].token_ids
+        same = agreeing(mine, plain)
+        shares.append(same / len(plain))
+        tokens += len(plain)
+        if mine != plain:
+            gaps.append(top_two_gap(model, [*model.encode(request).ids, *plain[:same]]))
+    return shares, gaps, tokens
+
+
+def figure_table(records: Mapping[str, Record], cost: VerifyCost) -> dict[str, dict[str, float]]:
+    """Measured and predicted figures of every racer."""
+    rows = {}
+    for name, record in records.items():
+        measured = decode_speedup(records, name)
+        rows[name] = {
+            **record.figures,
+            "decode_speedup": measured.value if measured else 1.0,
+            "predicted_decode_speedup": cost.predicted(record),
+            "mean_tokens": fmean(len(done.token_ids) for done in record.completions),
+        }
+    return rows
+
+
+def with_interval(ratio: Estimate | None) -> str:
+    """A ratio for a sentence."""
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return "unknown" if ratio is None else f"{ratio.value:.2f}"
+    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def agreeing(mine: Sequence[int], theirs: Sequence[int]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -20,16 +19,18 @@ from suite.experiments.base import Experiment, Workbench
 from suite.experiments.drafting import (
     CONTEXT,
     FREE,
+    TIE,
     Racers,
     Record,
     VerifyCost,
-    agreeing,
     decode_speedup,
+    figure_table,
     further,
+    lossless_shares,
     race,
     speedup,
-    top_two_gap,
     verify_cost,
+    with_interval,
 )
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
@@ -51,7 +52,6 @@ EXACT = 20  # requests of at most 128 tokens in fp32
 LENGTHS = (4, 8, 16, 32, 64)
 LENGTH, BRANCH = 8, 8  # where speed peaks on a CPU
 WIDE = 16  # where modes and sources are compared
-TIE = 1e-3  # logits this close are a tie in fp32
 
 KINDS = {"rag-copy": ("quote", "list"), "chat-open": ("questions",)}
 COLD = ("cold", "prompt only", "ngram")
@@ -76,7 +76,8 @@ class LookaheadExperiment(Experiment):
         yield self._free(bench, free, cost)
 
     def _lossless(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        shares, gaps, tokens = lossless_shares(model, bench)
+        asked = [one for name in KINDS for one in requests(name, EXACT // len(KINDS), TEST_SEED)]
+        shares, gaps, tokens = lossless_shares(model, exact_field(model), asked, bench)
         conditions = (
             f"smollm2-135m fp32, {len(shares)} requests of both workloads, {tokens} greedy tokens, all modes; "
             f"{len(gaps)} texts part, {sum(gap < TIE for gap in gaps)} of them where the two best logits are less "
@@ -90,16 +91,16 @@ class LookaheadExperiment(Experiment):
     def _speed(self, bench: Workbench, claim: Claim, found: Raced, cost: VerifyCost, null: float = 1.0) -> Finding:
         """The figure is that of warm tries with LENGTH tokens per pass; everything else stands beside it."""
         records, best = found.records, f"D={LENGTH}"
-        told = ", ".join(f"{name} {_times(speedup(records, name))}" for name in records if name != "dense")
+        told = ", ".join(f"{name} {with_interval(speedup(records, name))}" for name in records if name != "dense")
         measured = decode_speedup(records, best)
         predicted = cost.predicted(records[best])
         gap = predicted / measured.value - 1 if measured else 0.0
         conditions = (
             f"smollm2-135m bf16, batch 1, {bench.threads} threads, {found.workload}, {found.requests} requests after "
-            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; decode alone {_times(measured)} "
-            f"where the cost model says {predicted:.2f} ({gap:+.0%})"
+            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; "
+            f"decode alone {with_interval(measured)} where the cost model says {predicted:.2f} ({gap:+.0%})"
         )
-        details = {"contenders": table(records, cost), "r": {w: cost.ratio(w) for w in cost.pass_s}}
+        details = {"contenders": figure_table(records, cost), "r": {w: cost.ratio(w) for w in cost.pass_s}}
         return self.finding(claim, speedup(records, best), conditions, null=null, details=details)
 
     def _drafts(self, branches: Claim, warm: Claim, sources: Claim, found: Raced) -> Iterator[Finding]:
@@ -201,42 +202,7 @@ def answers(model: LanguageModel, asked: Sequence[Request], bench: Workbench) ->
     return said
 
 
-def lossless_shares(model: LanguageModel, bench: Workbench) -> tuple[list[float], list[float], int]:
-    """By request: the share of its tokens that are plain decoding's before the first that differs.
-
-    Also the gaps between the target's two best logits where texts part, and the number of tokens compared.
-    """
+def exact_field(model: LanguageModel) -> list[Contender]:
+    """All modes, and tries without prompts."""
     kinds = [LookaheadConfig(decoding_length=WIDE, mode=mode) for mode in ("hier", "par", "one")]
-    ours = [Contender(Lookahead(), kind, model) for kind in (*kinds, config(source="output"))]
-    dense = Contender(Dense(), Dense.Config(), model)
-    shares, gaps, tokens = list[float](), list[float](), 0
-    for index, request in enumerate([one for name in KINDS for one in requests(name, EXACT // len(KINDS), TEST_SEED)]):
-        bench.tick(f"losslessness, request {index + 1} of {EXACT}")
-        plain = dense.complete([request], RequestMeter())[0].token_ids
-        mine = ours[index % len(ours)].complete([request], RequestMeter())[0].token_ids
-        same = agreeing(mine, plain)
-        shares.append(same / len(plain))
-        tokens += len(plain)
-        if mine != plain:
-            gaps.append(top_two_gap(model, [*model.encode(request).ids, *plain[:same]]))
-    return shares, gaps, tokens
-
-
-def table(records: dict[str, Record], cost: VerifyCost) -> dict[str, dict[str, float]]:
-    """Measured and predicted figures of every racer."""
-    rows = {}
-    for name, record in records.items():
-        measured = decode_speedup(records, name)
-        rows[name] = {
-            **record.figures,
-            "decode_speedup": measured.value if measured else 1.0,
-            "predicted_decode_speedup": cost.predicted(record),
-            "mean_tokens": fmean(len(done.token_ids) for done in record.completions),
-        }
-    return rows
-
-
-def _times(ratio: Estimate | None) -> str:
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return "unknown" if ratio is None else f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return [Contender(Lookahead(), kind, model) for kind in (*kinds, config(source="output"))]

@@ -41,6 +41,11 @@ class Contender:
             self.method.prepare(self.model, self.config)
             self._prepared = True
 
+    def undrafted(self) -> Contender | None:
+        """This one, prepared, without its exact drafts, where only those are exact."""
+        found = self.method.undrafted(self.config)
+        return None if found is None else Contender(*found, self.model)
+
     def model_bytes(self) -> int:
         """Bytes of the weights that a forward pass of this method reads."""
         return self.method.model_bytes(self.model, self.config)

@@ -68,9 +68,9 @@ def _opening(text: str) -> str:
 class Gates:
     """Runs the gates of one method after another; what the baseline said is asked once."""
 
-    def __init__(self, requests: GateRequests, baseline: Contender) -> None:
+    def __init__(self, requests: GateRequests, baseline: Contender, name: str = "dense") -> None:
         self._requests = requests
-        self._baseline = baseline
+        self._baseline, self._name = baseline, name
         self._expected: dict[str, tuple[int, ...]] = {}
 
     def run(self, contender: Contender) -> tuple[Gate, ...]:
@@ -86,6 +86,9 @@ class Gates:
         gates.append(self._short(contender) if contender.method.quality_nats is None else self._text(contender))
         if contender.method.card.lossless:
             gates.append(self._lossless(contender, first))
+        elif (plain := contender.undrafted()) is not None:
+            rest = Gates(self._requests, plain, plain.method.card.slug)
+            gates.append(rest._lossless(contender, first))
         return tuple(gates)
 
     def _short(self, contender: Contender) -> Gate:
@@ -93,10 +96,10 @@ class Gates:
         return self._alike("short", "dense on a short request", request, _tokens(contender, request), contender)
 
     def _lossless(self, contender: Contender, first: tuple[int, ...]) -> Gate:
-        return self._alike("lossless", "dense", self._requests.long, first, contender)
+        return self._alike("lossless", self._name, self._requests.long, first, contender)
 
     def _alike(self, name: str, other: str, request: Request, got: Sequence[int], contender: Contender) -> Gate:
-        """Dense tokens; another one may stand where dense itself cannot tell the two apart.
+        """The baseline's tokens; another one may stand where the baseline itself cannot tell the two apart.
 
         A pass over several tokens adds up in another order than one over a single token: even a lossless method may
         turn a tie (`_speculative.md` section 5).
@@ -111,7 +114,8 @@ class Gates:
         ]
         gap = choices[0] - choices[1]
         if math.isfinite(gap) and gap <= TIE_NATS[contender.model.dtype]:
-            return Gate(name=name, passed=True, detail=f"{gate.detail}: a tie, {gap:.3f} nats apart for dense")
+            tie = f"a tie, {gap:.3f} nats apart for {self._name}"
+            return Gate(name=name, passed=True, detail=f"{gate.detail}: {tie}")
         return gate
 
     def _text(self, contender: Contender) -> Gate:
@@ -121,7 +125,7 @@ class Gates:
         return perplexity(got, dense, contender.method.quality_nats or 0.0)
 
     def _log_probability(self, request: Request, ids: Sequence[int]) -> float:
-        """What dense gives to the last of `ids` after the others; minus infinity if their text has other ids."""
+        """What the baseline gives to the last of `ids` after the others; minus infinity if their text has other ids."""
         target = self._baseline.model.tokenizer.decode(ids)
         forced = _complete(self._baseline, request.model_copy(update={"id": "gate/tie", "target": target}))
         return forced.target_logprobs[-1] if forced.token_ids == tuple(ids) else -math.inf

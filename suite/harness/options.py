@@ -29,6 +29,12 @@ def method_config(spec: MethodSpec) -> MethodConfig:
     return validated(kind, spec.options, f"method {spec.name}")
 
 
+def cleaned(spec: MethodSpec) -> MethodSpec:
+    """The same method with its options as its config understood them, a combination's parts in their order."""
+    name = METHODS.load(spec.name).card.slug if "+" in spec.name else spec.name
+    return MethodSpec(name=name, options=normalised(method_config(spec), spec.options))
+
+
 def make_workload(spec: WorkloadSpec) -> Workload:
     """The workload with its validated config; a missing or malformed data file is found here."""
     kind: type[Workload] = WORKLOADS.load(spec.name)

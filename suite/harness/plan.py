@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite.errors import InputError
 from suite.harness.contender import Contender
-from suite.harness.options import check_model, make_workload, method_config, normalised, validated
+from suite.harness.options import check_model, cleaned, make_workload, normalised, validated
 from suite.registry import ENGINES
 from suite.spec import EngineSpec, MethodSpec, ModelSpec, Protocol, RunSpec, Sampling, Spec, WorkloadSpec
 from workloads.schema import DataError, Workload
@@ -182,7 +182,7 @@ def _methods(wished: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:
     baseline = [spec for spec in wished if spec.name == BASELINE] or [MethodSpec(name=BASELINE)]
     checked: list[MethodSpec] = []
     for spec in (*baseline, *wished):
-        clean = MethodSpec(name=spec.name, options=normalised(method_config(spec), spec.options))
+        clean = cleaned(spec)
         if clean not in checked:
             checked.append(clean)
     return tuple(checked)

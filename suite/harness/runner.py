@@ -166,7 +166,10 @@ def block_keys(block: Block, workload: Workload, bench: Bench) -> tuple[str, lis
         workload.revision(block.workload.seed),
         bench.model.digest,
         machine.machine_id(),
-        *(machine.plugin_version(type(bench.contenders[contender_id(unit.method)].method)) for unit in block.units),
+        *(
+            "+".join(map(machine.plugin_version, bench.contenders[contender_id(unit.method)].method.classes()))
+            for unit in block.units
+        ),
     )
     together = "\n".join(spec.key(*context) for spec in block.units)
     name = hashlib.sha256(together.encode()).hexdigest()[:24]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from suite.cost import DENSE, MethodCost, Situation
 from workloads.schema import Completion, Request
 
 if TYPE_CHECKING:
@@ -85,9 +86,22 @@ class Method(ABC):
     def prepare(self, model: LanguageModel, config: MethodConfig) -> None:  # noqa: B027 - most methods need nothing
         """Loads or fits what the method needs (adapters, calibration). Untimed; called once per model."""
 
+    def undrafted(self, config: MethodConfig) -> tuple[Method, MethodConfig] | None:
+        """Of a lossy method with exact drafts: the method without them, whose greedy tokens it must give."""
+        return None
+
+    def classes(self) -> tuple[type[Method], ...]:
+        """Whose code the results depend on."""
+        return (type(self),)
+
     def model_bytes(self, model: LanguageModel, config: MethodConfig) -> int:
         """Bytes of the weights that a forward pass reads; asked after `prepare`, while nothing is attached."""
         return model.model_bytes
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """What the analytic roofline counts in place of dense decoding, from the options alone; the least there is."""
+        return DENSE
 
     @abstractmethod
     def attach(self, model: LanguageModel, config: MethodConfig) -> AbstractContextManager[Generator]:

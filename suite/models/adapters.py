@@ -11,6 +11,7 @@ from torch import nn
 
 from suite.errors import InputError
 from suite.models import checkpoints
+from suite.models.checkpoints import rows8
 from suite.models.checkpoints.manifest import MANIFEST, load_manifest
 from suite.models.language_model import LanguageModel
 from suite.models.recipes import RECIPES
@@ -25,7 +26,7 @@ def load(recipe: str, model: LanguageModel) -> nn.Module:
     if directory is None:
         raise InputError(_untrained(recipe, model))
     module: nn.Module = RECIPES.load(recipe)(model).build()
-    module.load_state_dict(load_file(directory / WEIGHTS))
+    module.load_state_dict(rows8.unpack(load_file(directory / WEIGHTS)))
     return module.requires_grad_(False).eval()
 
 
@@ -46,8 +47,12 @@ def _untrained(recipe: str, model: LanguageModel) -> str:
 
 def place(recipe: str, model: LanguageModel) -> Path:
     """Where `suite train` puts adapters, and `load` finds them."""
-    root = os.environ.get("SUITE_CACHE") or platformdirs.user_cache_dir("inference-suite")
-    return Path(root) / "adapters" / f"{recipe}-{model.digest[:16]}"
+    return cache_root() / "adapters" / f"{recipe}-{model.digest[:16]}"
+
+
+def cache_root() -> Path:
+    """The user's cache, or `SUITE_CACHE`."""
+    return Path(os.environ.get("SUITE_CACHE") or platformdirs.user_cache_dir("inference-suite"))
 
 
 def _made_for(directory: Path, model: LanguageModel) -> bool:

@@ -7,18 +7,20 @@ as one matrix (q|k|v and gate|up). What a layer attends to is decided by the `At
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kernels import gemv, rms_norm
+from kernels import gate, gemv, rms_norm
 from kernels.decode_layer import Caches, LayerStack, NewTokens
 from suite.models.attention import Attention, Step, TrainingAttention
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.fused import layer_stack
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Linear(nn.Module):
@@ -61,11 +63,15 @@ class AttentionBlock(nn.Module):
         self.k_norm = RMSNorm(D, config.rms_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, attention: Attention, step: Step, residual: Tensor | None) -> Tensor:
+        attended = attention(self.layer, *self.project(x), step)
+        return cast(Tensor, self.out(attended.flatten(-2), residual))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [..., hidden] -> q [..., H, D], k and v [..., G, D], normed and not rotated."""
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.sizes, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        attended = attention(self.layer, q, k, v, step)
-        return cast(Tensor, self.out(attended.flatten(-2), residual))
+        return q, k, v
 
 
 class MLP(nn.Module):
@@ -86,9 +92,12 @@ class MLP(nn.Module):
         plain = type(self.gate_up) is Linear  # and not quantised
         if plain and rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
             return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
-        gate, up = cast(Tensor, self.gate_up(x)).chunk(2, dim=-1)
-        gate = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
-        return gate * up
+        gate_up = cast(Tensor, self.gate_up(x))
+        if not torch.is_grad_enabled():
+            return gate.gate(gate_up.view(rows, -1), self.activation).view(*x.shape[:-1], -1)
+        gated, up = gate_up.chunk(2, dim=-1)
+        active = functional.silu(gated) if self.activation == "silu" else functional.gelu(gated, approximate="tanh")
+        return active * up
 
 
 class Layer(nn.Module):
@@ -111,32 +120,23 @@ class Layer(nn.Module):
         return cast(Tensor, x + self.post_mlp_norm(self.mlp(self.mlp_norm(x), None)))
 
 
-class Decoder(nn.Module):
-    """Token ids to logits. Weights come in one dtype (bf16 or fp32); logits are fp32."""
+class Layers(nn.Module):
+    """Decoder layers over states of any origin: those of a `Decoder` over its embeddings, a drafter's over a target's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab, config.hidden)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
-        self.norm = RMSNorm(config.hidden, config.rms_eps)
-        self.head = Linear(config.hidden, config.vocab)
         self._stack: LayerStack | None = None
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        if config.tied:
-            self.head.weight = cast(nn.Parameter, self.embedding.weight)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of weights and activations (norm weights stay fp32)."""
-        return self.embedding.weight.dtype
+        return cast(Layer, self.layers[0]).mlp.down.weight.dtype
 
-    def cast_weights(self, dtype: torch.dtype) -> Decoder:
+    def cast_weights(self, dtype: torch.dtype) -> Self:
         """Casts everything but the norms, which every architecture computes in fp32."""
-        for module in self.modules():
-            if isinstance(module, Linear | nn.Embedding):
-                module.to(dtype)
-        return self.requires_grad_(False).eval()
+        return cast_weights(self, dtype)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens (more are allowed; then it grows).
@@ -150,40 +150,24 @@ class Decoder(nn.Module):
         """Takes notice of other weights or modules in the layers, for caches that are there already."""
         self._stack = layer_stack(self)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        cache: KVCache,
-        attention: Attention,
-        counts: Sequence[int] | None = None,
-        logits: Literal["last", "all"] = "last",
+    def advance(
+        self, x: Tensor, cache: KVCache, attention: Attention, counts: Sequence[int] | None = None
     ) -> Tensor:
-        """One pass over new tokens [B, T], row b having `counts[b]` of them (default: all T).
+        """One pass over the states of new tokens [B, T, hidden], which it may overwrite, row b having `counts[b]` of them.
 
-        Returns fp32 logits: [B, vocab] of each row's last new token, or [B, T, vocab].
+        Returns the last layer's output [B, T, hidden], before any norm.
         """
-        B, T = tokens.shape
+        B, T, _ = x.shape
         counts = [T] * B if counts is None else counts
         attention.begin(cache, counts)
         step = Step(cache, counts, T)
         cache.reserve(max(step.stops))
-        x = self._layers(tokens, attention, step)
-        if logits == "last":
-            x = x[torch.arange(B), torch.tensor(step.counts) - 1] if T > 1 else x[:, 0]
+        x = self._through(x, attention, step)
         cache.advance(step.counts)
-        return self._logits(x)
+        return x
 
-    def train_logits(self, tokens: Tensor) -> Tensor:
-        """Logits [B, T, vocab] of whole sequences with gradients, without a cache."""
-        step = cast(Step, None)  # TrainingAttention neither caches nor pads
-        return self._logits(self._layers(tokens, TrainingAttention(self.config), step))
-
-    def _layers(self, tokens: Tensor, attention: Attention, step: Step) -> Tensor:
-        x: Tensor = self.embedding(tokens)
-        if self.config.embedding_scale != 1.0:
-            # The reference models round the factor to the activations' dtype.
-            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
-        few = tokens.numel() <= gemv.MAX_ROWS and step is not None and step.full
+    def _through(self, x: Tensor, attention: Attention, step: Step) -> Tensor:
+        few = x.shape[0] * x.shape[1] <= gemv.MAX_ROWS and step is not None and step.full
         if self._stack is not None and few and not torch.is_grad_enabled():
             return self._fused_layers(self._stack, x, attention, step)
         for index, layer in enumerate(self.layers):
@@ -199,6 +183,7 @@ class Decoder(nn.Module):
             caches = Caches(step.cache.keys, step.cache.values)
             new = NewTokens(step.rows, step.slots.flatten(), step.positions.flatten(), step.visible)
             stack.run(flat, caches, tables, new)
+            attention.observe(len(self.layers) - 1, x, step)
             return x
         sizes = [self.config.heads, self.config.kv_heads, self.config.kv_heads]
         for layer in range(len(self.layers)):
@@ -209,8 +194,75 @@ class Decoder(nn.Module):
             attention.observe(layer, x, step)
         return x
 
-    def _logits(self, x: Tensor) -> Tensor:
-        logits = gemv.linear(self.norm(x), self.head.weight, out_dtype=torch.float32)
+
+class Decoder(Layers):
+    """Token ids to logits. Weights come in one dtype (bf16 or fp32); logits are fp32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        nn.Module.__init__(self)  # the embedding is made before the layers: the order of random weights is part of recipes
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.rms_eps)
+        self.head = Linear(config.hidden, config.vocab)
+        self._stack: LayerStack | None = None
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        if config.tied:
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of weights and activations (norm weights stay fp32)."""
+        return self.embedding.weight.dtype
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache,
+        attention: Attention,
+        counts: Sequence[int] | None = None,
+        logits: Literal["last", "all"] = "last",
+    ) -> Tensor:
+        """One pass over new tokens [B, T], row b having `counts[b]` of them (default: all T).
+
+        Returns fp32 logits: [B, vocab] of each row's last new token, or [B, T, vocab].
+        """
+        B, T = tokens.shape
+        counts = [T] * B if counts is None else counts
+        x = self.advance(self.embed(tokens), cache, attention, counts)
+        if logits == "last":
+            x = x[torch.arange(B), torch.tensor(counts) - 1] if T > 1 else x[:, 0]
+        return self.to_logits(self.norm(x))
+
+    def train_logits(self, tokens: Tensor) -> Tensor:
+        """Logits [B, T, vocab] of whole sequences with gradients, without a cache."""
+        return self.to_logits(self.train_states(tokens))
+
+    def train_states(self, tokens: Tensor) -> Tensor:
+        """The same up to the final norm: [B, T, hidden], what the head reads."""
+        step = cast(Step, None)  # TrainingAttention neither caches nor pads
+        x: Tensor = self.norm(self._through(self.embed(tokens), TrainingAttention(self.config), step))
+        return x
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What the first layer sees of tokens [...]: their embeddings [..., hidden]."""
+        x: Tensor = self.embedding(tokens)
+        if self.config.embedding_scale != 1.0:
+            # The reference models round the factor to the activations' dtype.
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
+        return x
+
+    def to_logits(self, states: Tensor) -> Tensor:
+        """States behind the final norm [..., hidden] -> fp32 logits [..., vocab]."""
+        logits = gemv.linear(states, self.head.weight, out_dtype=torch.float32)
         if self.config.logit_softcap:
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
+
+
+def cast_weights(module: M, dtype: torch.dtype) -> M:
+    """Casts the matrices of a module and leaves its norms in fp32; without gradients from now on."""
+    for part in module.modules():
+        if isinstance(part, Linear | nn.Embedding):
+            part.to(dtype)
+    return module.requires_grad_(False).eval()

@@ -12,10 +12,10 @@ from kernels.decode_layer import LayerShape, LayerStack, LayerWeights, Matrix, r
 from suite.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from suite.models.decoder import Decoder, Layer, RMSNorm
+    from suite.models.decoder import Layer, Layers, RMSNorm
 
 
-def layer_stack(decoder: Decoder) -> LayerStack | None:
+def layer_stack(decoder: Layers) -> LayerStack | None:
     """The layers' weights where they are now; None where the separate modules have to run.
 
     That is: without the C++ kernel, with hooks on a module (steering), or with a projection that is no matrix, plain or

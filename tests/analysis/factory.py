@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.roofline.model import ModelShape
 from analysis.roofline.operators import Precision
 from analysis.roofline.predict import model_cost
+from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import (
     Calibration,
     Ceiling,

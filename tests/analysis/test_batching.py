@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from analysis.roofline.batching import Batching, Traffic, serving_seconds, suggested
-from analysis.roofline.model import Machine, ModelShape, decode, prefill, step_seconds
+from analysis.roofline.model import Machine, decode, prefill, step_seconds
 from analysis.roofline.operators import Precision
+from analysis.roofline.shape import ModelShape
 
 SHAPE = ModelShape(layers=4, hidden=64, intermediate=128, heads=4, kv_heads=2, head_dim=16, vocab=256)
 BF16 = Precision.of_bits(16, 16, 16)

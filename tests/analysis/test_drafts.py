@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.drafts import draft_metrics, predicted_speedup
+from analysis.comparison import compare
+from analysis.drafts import draft_metrics, predicted_speedup, roofline_speedup
 from analysis.placement import _pass_ms
-from tests.analysis.factory import sample
+from analysis.roofline.ceilings import Ceilings
+from tests.analysis.factory import calibration, sample, unit
 from workloads.schema import DraftFigures
 
 
@@ -44,6 +46,21 @@ def test_a_round_is_timed_as_a_pass_not_as_its_tokens():
     assert _pass_ms("decode", [plain]) == pytest.approx(10.0)
     assert _pass_ms("decode", [quick]) == pytest.approx(30.0)
     assert _pass_ms("prefill", [quick]) == _pass_ms("prefill", [plain])
+
+
+def test_the_rooflines_speed_up_is_tau_over_what_a_round_costs():
+    dense, own = {"tau": None, "predicted_tpot_ms": 8.0}, {"tau": 3.0, "predicted_tpot_ms": 12.0}
+    assert roofline_speedup(own, dense) == pytest.approx(3.0 / 1.5)
+    assert roofline_speedup(dense, dense) is None
+    assert roofline_speedup(own, {"predicted_tpot_ms": None}) is None
+
+
+def test_a_row_of_drafts_has_a_predicted_speed_up_and_others_have_none():
+    plain = unit("dense", [sample()])
+    quick = unit("lookahead", [drafted(rounds=10, emitted=25)])
+    dense, own = compare([plain, quick], Ceilings(calibration()))
+    assert dense.metrics["predicted_decode_speedup"] is None
+    assert own.metrics["predicted_decode_speedup"] == pytest.approx(2.5)  # both were counted over the same passes
 
 
 def test_the_cost_model_is_plain_decoding_without_a_draft():

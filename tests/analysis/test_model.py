@@ -7,9 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.hardware import load_hardware
+from analysis.roofline.estimate import Setup
 from analysis.roofline.model import (
+    Execution,
     Machine,
-    ModelShape,
     decode,
     operator_times,
     prefill,
@@ -19,7 +20,8 @@ from analysis.roofline.model import (
     total_flops,
 )
 from analysis.roofline.operators import Operator, Precision
-from analysis.roofline.predict import datasheet_machine, model_cost, predict, prediction_rows
+from analysis.roofline.predict import datasheet_machine, model_cost, prediction_rows
+from analysis.roofline.shape import ModelShape
 from suite.errors import InputError
 from tests.analysis.factory import BF16, SMOLLM2, kv_sample
 
@@ -97,7 +99,7 @@ def test_bounds_are_classified_per_operator() -> None:
 def test_case_a1_mixes_bounds() -> None:
     """Prefill on an A6000: linears are compute bound; unfused attention would be memory bound."""
     machine = datasheet_machine(load_hardware("rtx-a6000"), BF16)
-    unfused = operator_times(prefill(LLAMA2_7B, BF16, batch=1, tokens=2048, fused=False), machine)
+    unfused = operator_times(prefill(LLAMA2_7B, BF16, batch=1, tokens=2048, execution=Execution(fused=False)), machine)
     bounds = {time.operator.name: time.bound for time in unfused}
     assert bounds["q_proj"] == "compute"
     assert bounds["attention"] == "memory"
@@ -115,7 +117,7 @@ def test_quantised_weights_speed_decode_but_not_prefill() -> None:
     seconds = {
         (phase, precision.weight): sum(time.seconds for time in times)
         for precision in (BF16, narrow)
-        for phase, times in predict(LLAMA2_7B, machine, precision, batch=1, seqlen=2048).items()
+        for phase, times in Setup(LLAMA2_7B, precision, machine).phases(1, 2048).items()
     }
     assert seconds["decode", 2.0] / seconds["decode", 0.5] > 2.5
     assert seconds["prefill", 2.0] / seconds["prefill", 0.5] < 1.05
@@ -135,7 +137,7 @@ def test_datasheet_machines_choose_the_rate_of_the_operands() -> None:
 
 def test_prediction_rows_add_up() -> None:
     machine = Machine("m", 400e9, 30e9, 2e-6)
-    times = predict(SMOLLM2, machine, BF16, batch=1, seqlen=1024)["decode"]
+    times = Setup(SMOLLM2, BF16, machine).phases(1, 1024)["decode"]
     rows = prediction_rows(times)
     assert sum(row["ms"] for row in rows) == pytest.approx(1e3 * sum(time.seconds for time in times))
     assert {row["operator"] for row in rows} >= {"attention", "lm_head", "gate_proj"}

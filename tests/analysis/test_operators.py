@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.roofline.model import ModelShape, Selection, chunked_prefill, decode, forward, prefill
+from analysis.roofline.model import Execution, chunked_prefill, decode, forward, prefill
 from analysis.roofline.model import total_bytes as model_bytes
 from analysis.roofline.model import total_flops as model_flops
 from analysis.roofline.operators import AttentionShape, Operator, Precision, attention, causal_pairs, linear
+from analysis.roofline.shape import ModelShape
+from suite.cost import MethodCost
 
 BF16 = Precision()
 small = st.integers(1, 64)
@@ -125,8 +127,8 @@ def test_chunks_do_the_same_attention_and_reread_the_weights(shape: ModelShape, 
 @given(shapes(), lengths, st.floats(0.01, 1.0))
 def test_selection_scales_the_kv_read_only(shape: ModelShape, context: int, kept: float) -> None:
     dense = {op.name: op for op in decode(shape, BF16, batch=1, context=context)}
-    selection = Selection(kept, index_bytes=1000.0)
-    sparse = {op.name: op for op in decode(shape, BF16, batch=1, context=context, selection=selection)}
+    execution = Execution(method=MethodCost(kept, index_bytes=1000.0))
+    sparse = {op.name: op for op in decode(shape, BF16, batch=1, context=context, execution=execution)}
     assert sparse["attention"].kv_bytes == pytest.approx(kept * dense["attention"].kv_bytes)
     assert sparse["index_read"].bytes == 1000.0
     for name in dense.keys() - {"attention"}:

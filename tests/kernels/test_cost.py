@@ -15,6 +15,8 @@ from kernels.cost import ZERO, Cost
 from kernels.counting import Counter
 from kernels.flash_decode import dense_spans, flash_decode
 from kernels.flash_decode.cost import flash_decode_cost
+from kernels.gate import gate
+from kernels.gate.cost import gate_cost
 from kernels.gemv import gated_gemv, gemv, linear
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
 from kernels.rms_norm import rms_norm
@@ -45,6 +47,7 @@ def test_gemv_flops_are_those_torch_counts() -> None:
 
 
 def test_the_small_ops_by_hand() -> None:
+    assert gate_cost(3, 8, 2) == Cost(5 * 24, 2 * 24 * 2, 24 * 2)
     assert rms_norm_cost(3, 8, 2) == Cost(4 * 24, 24 * 2 + 8 * 4, 24 * 2)
     assert rms_norm_cost(3, 8, 2, residual=True) == Cost(5 * 24, 2 * 24 * 2 + 8 * 4, 2 * 24 * 2)
     assert rotate_cost(3, 4, 8, 2) == Cost(3 * 96, 96 * 2 + 3 * 8 * 4, 96 * 2)
@@ -115,6 +118,7 @@ def test_every_dispatcher_records_its_cost() -> None:
     with counting.counting() as counter:
         gemv(x, weight, out_dtype=torch.float32)
         gated_gemv(x, weight, "silu")
+        gate(x, "silu")
         rms_norm(x, torch.ones(8), 1e-6)
         rotate_and_append(q, k, k.clone(), table, table, one, cache, cache.clone(), one, slots)
         apply(q, k, table, table, one)
@@ -122,11 +126,12 @@ def test_every_dispatcher_records_its_cost() -> None:
     assert counter.costs == {
         "gemv": gemv_cost(3, 8, 10, 2, out_bytes=4),
         "gated_gemv": gated_gemv_cost(3, 8, 5, 2),
+        "gate": gate_cost(3, 4, 2),
         "rms_norm": rms_norm_cost(3, 8, 2),
         "rope": rotate_cost(3, 6, 16, 4) + rotate_cost(3, 6, 16, 4),
         "kv_append": append_cost(3, 2, 16, 4) + append_cost(3, 2, 16, 4),
     }
-    assert counter.calls == {"gemv": 1, "gated_gemv": 1, "rms_norm": 1, "rope": 2, "kv_append": 2}
+    assert counter.calls == {"gemv": 1, "gated_gemv": 1, "gate": 1, "rms_norm": 1, "rope": 2, "kv_append": 2}
 
 
 @pytest.mark.parametrize("rows", [1, 40], ids=["kernel", "torch"])

@@ -28,6 +28,7 @@ def samples() -> dict[str, tuple[object, ...]]:
     return {
         "gemv": (x, weight, torch.randn(2, 40), None),
         "gated_gemv": (x, weight, "silu"),
+        "gate": (x, "silu"),
         "rms_norm": (x, torch.ones(24), 1e-5),
         "add_rms_norm": (x, torch.randn(2, 24), torch.ones(24), 1e-5, torch.randn(24)),
         "rotate_and_append": (q, k, k.clone(), table, table, ints, cache, cache.clone(), ints, ints),

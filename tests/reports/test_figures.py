@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from analysis.report_data import Latencies, ReportData
+from analysis.spec_bench import SpecBenchRow
 from reports import figures, machine_figures
 from reports.canvas import FADED
 from reports.style import NEUTRAL
@@ -36,6 +37,43 @@ def test_a_contest_of_one_method_has_no_speedups(data: ReportData) -> None:
     contest = data.contests[0]
     alone = dataclasses.replace(contest, rows=contest.rows[:1], latencies=(), task_scores=(), predictions=())
     assert set(figures.contest_figures(alone)) == {"cache", "score and retention"}
+
+
+def test_accepted_drafts_stand_at_their_places(data: ReportData) -> None:
+    assert figures.accepted_drafts(data.contests[0].rows, {}) is None
+    dense, row, *_ = data.contests[0].rows
+    rates = {"draft_acceptance_at_1": 0.8, "draft_acceptance_at_2": 0.5, "draft_acceptance_at_3": None}
+    one = dataclasses.replace(row, metrics={**row.metrics, **rates})
+    figure = figures.accepted_drafts([dense, one], {row.label: NEUTRAL})
+    assert figure is not None
+    (line,) = figure.data
+    assert (line.name, list(line.x), list(line.y)) == (row.label, [1, 2, 3, 4], [0.8, 0.5, None, None])
+
+
+def test_a_report_of_drafts_shows_their_columns_and_places(data: ReportData) -> None:
+    from reports.build import render
+
+    contest = data.contests[0]
+    figures_of = {"tau": 2.5, "draft_acceptance_rate": 0.34, "draft_acceptance_at_1": 0.8}
+    rows = tuple(dataclasses.replace(row, metrics={**row.metrics, **figures_of}) for row in contest.rows)
+    plain, drafted = (
+        render(dataclasses.replace(data, contests=(dataclasses.replace(contest, rows=some),)))
+        for some in (contest.rows, rows)
+    )
+    for shown in ("Tokens/pass", "34% accepted", 'id="contest-1-accepted-drafts"'):
+        assert shown in drafted
+        assert shown not in plain
+
+
+def test_spec_benchs_own_figures_have_a_table_that_says_what_they_are(data: ReportData) -> None:
+    from reports.build import render
+
+    row = SpecBenchRow("lookahead", "overall", 3, 43.3, 1.857, 0.021, 2.39)
+    contest = dataclasses.replace(data.contests[0], spec_bench=(row,))
+    plain, shown = (render(dataclasses.replace(data, contests=(one,))) for one in (data.contests[0], contest))
+    for text in ("Spec-Bench protocol", "1.86×", "a ratio of means", "2.39"):
+        assert text in shown
+    assert "Spec-Bench protocol" not in plain
 
 
 def test_the_curve_is_the_distribution_of_the_gaps() -> None:

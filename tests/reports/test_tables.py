@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from analysis.comparison import Comparison
@@ -75,6 +77,24 @@ def test_a_score_carries_its_source_and_coverage(rows: dict[str, Comparison]) ->
 
 def test_rates_are_quoted_against_the_ceiling(rows: dict[str, Comparison]) -> None:
     assert cell(rows["dense"], "Decode GB/s").detail.endswith("% of ceiling")
+
+
+def drafting(row: Comparison) -> Comparison:
+    figures = {"tau": 2.5, "draft_acceptance_rate": 0.34, "draft_time_share": 0.042, "predicted_decode_speedup": 1.44}
+    return replace(row, metrics={**row.metrics, **figures})
+
+
+def test_draft_figures_are_there_where_somebody_drafts(rows: dict[str, Comparison]) -> None:
+    assert tables.columns(list(rows.values())) == tables.COLUMNS
+    one = drafting(rows["longheads"])
+    shown = tables.columns([rows["dense"], one])
+    assert [column.title for column in shown[-3:]] == ["Tokens/pass", "Drafting", "Predicted speed-up"]
+    tau, share, predicted = tables.cells(one, shown)[-3:]
+    assert (tau.text, tau.detail) == ("2.50", "34% accepted")
+    assert share.text == "4.2%"
+    measured = number(one.ratios["tpot"].value)
+    assert (predicted.text, predicted.detail) == ("1.44×", f"measured {measured}×")
+    assert [cell.text for cell in tables.cells(rows["dense"], shown)[-3:]] == ["–"] * 3
 
 
 def test_only_the_baseline_is_grey_and_no_two_methods_share_a_colour() -> None:

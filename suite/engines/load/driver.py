@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -69,11 +70,11 @@ def run(
         for share in plan.shares(min(workers, plan.concurrency or workers)):
             here, there = context.Pipe()
             process = context.Process(target=worker.main, args=(there,), daemon=True)
-            with _interrupts_ignored():
+            with _interrupts_deferred():
                 process.start()
+                pipes.append(here)
+                processes.append(process)
             there.close()
-            pipes.append(here)
-            processes.append(process)
             here.send(worker.Job(share, target, timeout_s, records))
         _start(pipes)
         _listen(pipes, listener)
@@ -85,16 +86,22 @@ def run(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process started meanwhile never hears Ctrl-C: it is the driver's, which says when to stop.
+def _interrupts_deferred() -> Iterator[None]:
+    """A process started meanwhile never hears Ctrl-C: it is the driver's, which says when to stop; here it comes late.
 
-    Not by a blocked signal: `multiprocessing` unblocks it when it starts its resource tracker.
+    The signal is blocked, which the new process inherits, and noted, as another thread of this one may get it.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    noted: list[int] = []
+    resource_tracker.ensure_running()  # `multiprocessing` unblocks the signal when it starts it
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _start(pipes: Sequence[Connection]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels import gemv
 from kernels.kv_move import gather
 from kernels.select_top import top
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.cutoff import CutOff
 from suite.methods.attention.probe import LayerMemory, density, local_mask, local_mass, probe_query
@@ -81,6 +82,7 @@ class ActQKV(AttentionMethod):
         claims=CLAIMS,
     )
     Config = ActQKVConfig
+    cost = staticmethod(costs.actqkv)
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:

@@ -47,13 +47,14 @@ class AttentionMethod(Method):
     `prefill_chunk` is the number of prompt tokens per pass. `acts_in` names the phases in which less is read (without
     "decode" and with true distances, decoding is the dense path's own, and no hook is called in it);
     `pools_queries` says that a prefill plan looks at several queries at once, so that it depends on how the prompt is
-    cut into passes.
+    cut into passes. `verifies`: drafts can be verified under it, as it either gives `reads` or decodes as dense does.
     """
 
     key_period: int = 0
     dense_until: int = 0
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     pools_queries: ClassVar[bool] = False
+    verifies: ClassVar[bool] = False
 
     def prefill_chunk(self, config: Any) -> int:
         """The most prompt tokens of a prefill pass."""
@@ -75,6 +76,13 @@ class AttentionMethod(Method):
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan | None:
         """Prefill: how the rows q [T, H, D] (not rotated, at slots first, first+1, ...) are read; `None` is dense."""
+        return None
+
+    def reads(self, first: int, count: int, row: int, step: Step) -> Tensor | None:
+        """Where a token's place alone decides: spans [count, 1, n, 3] of the tokens at slots first, first+1, ...
+
+        A draft is verified with it, each branch as if its tokens stood there. `None` (with `verifies`): everything.
+        """
         return None
 
     def index_read(self, layer: int, row: int, step: Step) -> int:
@@ -245,7 +253,7 @@ class SelectedAttention(MeteredAttention):
             for row, selection in enumerate(chosen):
                 read = self._figures(layer, row, step, selection, self._method.stored(row, step))
                 self._counter.attention(read)
-        site = self._site(layer, step)
+        site = self.site(layer, step)
         if len(chosen) == 1 or all(selection.elsewhere is None for selection in chosen):
             together = chosen[0] if len(chosen) == 1 else stack(chosen)
             return read_spans(q[:, 0], together, step.rows, site)[:, None]
@@ -259,7 +267,7 @@ class SelectedAttention(MeteredAttention):
             return step.shared(f"everything/{row}", partial(self._everything, row, step))
         return selection
 
-    def _site(self, layer: int, step: Step, row: int | None = None, first: int = 0) -> Site:
+    def site(self, layer: int, step: Step, row: int | None = None, first: int = 0) -> Site:
         """The cache of one layer, of all rows or of one."""
         rows = slice(None) if row is None else slice(row, row + 1)
         keys, values = step.cache.keys[layer][rows], step.cache.values[layer][rows]
@@ -291,7 +299,7 @@ class SelectedAttention(MeteredAttention):
             return self._dense_rows(layer, q, row, step)
         if self._counter is not None:
             self._counter.planned(self._method.index_read(layer, row, step))
-        attended = plan.attend(q[dense:], self._site(layer, step, row, first))[0]
+        attended = plan.attend(q[dense:], self.site(layer, step, row, first))[0]
         return torch.cat((self._dense_rows(layer, q[:dense], row, step), attended)) if dense else attended
 
     def _dense_rows(self, layer: int, q: Tensor, row: int, step: Step) -> Tensor:

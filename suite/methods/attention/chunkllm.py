@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -80,6 +81,7 @@ class ChunkLLM(AttentionMethod):
         claims=CLAIMS,
     )
     Config = ChunkLLMConfig
+    cost = staticmethod(costs.chunkllm)
     acts_in: ClassVar[tuple[Phase, ...]] = ("decode",)
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:

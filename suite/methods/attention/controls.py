@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.segment_reduce import segment_sum
 from kernels.select_top import select_top, top
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
@@ -96,6 +97,7 @@ class Uniform(Control):
         source="control of this suite (as in Quest, arXiv 2406.10774, with means)",
         lossless=False,
     )
+    cost = staticmethod(costs.uniform)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         super().begin_batch(model, config, batch)
@@ -140,6 +142,7 @@ class Random(Control):
         source="control of this suite",
         lossless=False,
     )
+    cost = staticmethod(costs.random)
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         draw = torch.Generator().manual_seed(step.stops[row] * self._model.layers + layer)  # the same in any batch
@@ -157,6 +160,7 @@ class Oracle(Control):
         source="upper control of this suite",
         lossless=False,
     )
+    cost = staticmethod(costs.oracle)
 
     def choose(self, layer: int, row: int, recent: int, step: Step) -> tuple[Tensor, int, int]:
         G, sinks = self._model.kv_heads, self._config.sinks

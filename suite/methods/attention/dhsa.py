@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.chunk_selection import boundaries, choose, split_rows
 from suite.methods.attention.selection import Causal, Gathered, Plan, Segments
@@ -95,7 +96,9 @@ class DHSA(AttentionMethod):
         claims=CLAIMS,
     )
     Config = DHSAConfig
+    cost = staticmethod(costs.dhsa)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
+    verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.block_masks import KEYS, QUERIES, keep
 from suite.methods.attention.dhsa import WHOLE_PROMPT
@@ -60,7 +61,9 @@ class DHSABlock(AttentionMethod):
         claims=CLAIMS,
     )
     Config = DHSABlockConfig
+    cost = staticmethod(costs.dhsa_block)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
+    verifies: ClassVar[bool] = True
     pools_queries: ClassVar[bool] = True
 
     def prefill_chunk(self, config: Any) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.select_top import select_top
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, grow
 from suite.methods.attention.selection import Selection, Shared
 from suite.methods.base import Card, Claim, MethodConfig, tunable
@@ -78,6 +79,7 @@ class LongHeads(AttentionMethod):
         claims=CLAIMS,
     )
     Config = LongHeadsConfig
+    cost = staticmethod(costs.longheads)
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         if config.attention_length > model.window:

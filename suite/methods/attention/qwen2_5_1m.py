@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.dual_chunk import DualChunk, Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
-from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection
+from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection, stack
 from suite.methods.attention.vertical_slash import LAST_QUERIES, find, line_sums, region_lists
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step
@@ -81,8 +82,10 @@ class Qwen25OneM(AttentionMethod):
         claims=CLAIMS,
     )
     Config = Qwen25Config
+    cost = staticmethod(costs.qwen2_5_1m)
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill",)
     pools_queries: ClassVar[bool] = True
+    verifies: ClassVar[bool] = True
     _heads: HeadSparsity | None = None
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
@@ -123,7 +126,10 @@ class Qwen25OneM(AttentionMethod):
         return (0.1 * (seen / self._model.window).log() + 1).clamp(min=1).square()
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        return step.shared(f"dual chunk/{row}", lambda: Selection(self.chunks.spans(step.stops[row] - 1)))
+        return step.shared(f"dual chunk/{row}", lambda: Selection(self.reads(step.stops[row] - 1, 1, row, step)))
+
+    def reads(self, first: int, count: int, row: int, step: Step) -> Tensor:
+        return stack([Selection(self.chunks.spans(slot)) for slot in range(first, first + count)]).spans
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan:
         parts: list[tuple[int, Plan]] = []

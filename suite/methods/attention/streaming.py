@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from kernels.tree_attention import MOST_NODES
+from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.attention.selection import Selection
 from suite.methods.base import Card, MethodConfig, tunable
@@ -38,6 +40,8 @@ class Streaming(AttentionMethod):
         lossless=False,
     )
     Config = StreamingConfig
+    verifies: ClassVar[bool] = True
+    cost = staticmethod(costs.streaming)
 
     def begin_batch(self, model: ModelConfig, config: Any, batch: int) -> None:
         self._config = config
@@ -49,7 +53,7 @@ class Streaming(AttentionMethod):
         """Frees what the pass's first query can no longer read, a chunk at a time so that the copying is rare."""
         if not self._evicting:
             return
-        slack = PREFILL_CHUNK if max(counts) > 1 else self._slack
+        slack = PREFILL_CHUNK if max(counts) > MOST_NODES else self._slack
         for row, length in enumerate(cache.lengths):
             excess = length - (self._kept - 1)
             if excess >= slack:
@@ -57,20 +61,20 @@ class Streaming(AttentionMethod):
 
     @property
     def _slack(self) -> int:
-        """Tokens kept beyond need between two evictions in decode."""
+        """Tokens kept beyond need between two evictions in decode, drafts or not."""
         return max(1, int(self._config.window) // 16)
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
-        return Selection(self._spans(step.stops[row] - 1, 1, row, step))
+        return Selection(self.reads(step.stops[row] - 1, 1, row, step))
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Selection:
-        return Selection(self._spans(first, len(q), row, step))
+        return Selection(self.reads(first, len(q), row, step))
 
-    def _spans(self, first: int, rows: int, row: int, step: Step) -> Tensor:
-        """Sinks and window of `rows` queries whose slots begin at `first`, [rows, 1, 2, 3]; alike in all layers."""
+    def reads(self, first: int, count: int, row: int, step: Step) -> Tensor:
+        """Sinks and window of `count` queries whose slots begin at `first`, [count, 1, 2, 3]; alike in all layers."""
 
         def make() -> Tensor:
-            slot = torch.arange(first, first + rows, dtype=torch.int32)
+            slot = torch.arange(first, first + count, dtype=torch.int32)
             sinks, zero = torch.full_like(slot, self._config.sinks), torch.zeros_like(slot)
             recent = torch.stack((slot + 1 - self._config.window, slot + 1, slot + step.cache.evicted[row]), dim=-1)
             oldest = torch.stack((zero, sinks, zero + self._kept - 1), dim=-1)

@@ -92,15 +92,17 @@ def without(q: Tensor, tokens: Sequence[int]) -> Tensor:
     return left / left.sum()
 
 
-def accept_typical(tree: TokenTree, law: Law, uniform: Callable[[], float]) -> Verdict:
+def accept_typical(
+    tree: TokenTree, law: Law, uniform: Callable[[], float], epsilon: float = EPSILON, delta: float = DELTA
+) -> Verdict:
     """**Lossy**: Medusa's typical acceptance (arXiv 2401.10774), for methods that name it in their card.
 
-    A node is accepted if p(x) > min(EPSILON, DELTA exp(-H(p))), H in nats; of the longest accepted paths the likeliest.
+    A node is accepted if p(x) > min(epsilon, delta exp(-H(p))), H in nats; of the longest accepted paths the likeliest.
     """
     laws, likelihood = {ROOT: law(ROOT)}, {ROOT: 0.0}
     for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
         p = laws.get(parent)
-        if p is not None and float(p[token]) > min(EPSILON, DELTA * math.exp(-_entropy(p))):
+        if p is not None and float(p[token]) > min(epsilon, delta * math.exp(-_entropy(p))):
             laws[node], likelihood[node] = law(node), likelihood[parent] + math.log(float(p[token]))
     last = max(likelihood, key=lambda node: (0 if node == ROOT else tree.depths[node], likelihood[node]))
     path = tree.path(last)

@@ -13,7 +13,7 @@ What the family's systems need beyond `draft` and `update`:
 - all requests of a batch at once (cosine's fusion, any drafting model): `drafts`;
 - a lossy rule, named in the card (chimera's second mode): `accept`.
 
-Attention methods are not combined with these yet: the target attends to everything.
+The target attends to everything unless a combination says otherwise: `suite.methods.decoding.selected`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from suite.methods.base import Generator, Method, MethodConfig
 from suite.methods.decoding.acceptance import Verdict, accept
 from suite.methods.decoding.context import Context, Round
 from suite.methods.decoding.rounds import run_batch
+from suite.methods.decoding.selected import Under
 from suite.methods.decoding.tree import TokenTree
 from suite.models.generation import Meter
 from suite.models.language_model import LanguageModel
@@ -43,6 +44,8 @@ class DecodingMethod(Method):
     """
 
     sees_hidden: ClassVar[bool] = False
+    attention: Under | None = None
+    """What the target attends with: set where this method is combined with an attention method that `verifies`."""
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         """Verification knows no sliding window."""
@@ -71,7 +74,8 @@ class DecodingMethod(Method):
     def observe(self, context: Context, hidden: Tensor) -> None:
         """If `sees_hidden`: the target's final-norm states [n, hidden] of the next n tokens that are in its cache.
 
-        That is the prompt in pieces, then root and accepted nodes of each round, before `update` is told of it.
+        That is the prompt in pieces, then root and accepted nodes of each round, before `update` is told of it. The
+        tensor is the method's own.
         """
 
     def update(self, context: Context, outcome: Round) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from suite.cost import MethodCost, Situation
 from suite.errors import UnitError
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
-from suite.methods.decoding.drafter import DraftModel, layer_subset
+from suite.methods.decoding.drafter import DraftModel, distilled, layer_subset
 from suite.methods.decoding.tree import TokenTree
+from suite.models import adapters
 from suite.models.decoder import Decoder
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 
+DISTILLED = ("distilled", "distilled-w4")
 PROBE = "The quick brown fox, 1234: déjà vu?\n"
 
 
 class DraftModelConfig(MethodConfig):
     """`length` tokens per draft. `drafter`: name or path of a smaller model; without one the target drafts itself.
 
-    It then leaves out the share `skipped` of its layers, spread evenly over those between the first and the last.
+    `distilled` and `distilled-w4` name draft models trained for this target (`suite train`). A target that drafts for
+    itself leaves out the share `skipped` of its layers, spread evenly over those between the first and the last.
     """
 
     length: int = tunable(4, low=1, high=16)
@@ -44,20 +48,29 @@ class DraftModelSpeculation(DecodingMethod):
     )
     Config = DraftModelConfig
 
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        n = config.length
+        return MethodCost(drafted=n, draft_steps=n, drafter=config.drafter, draft_layers=1 - config.skipped)
+
     def __init__(self) -> None:
-        self._loaded: LanguageModel | None = None
+        self._loaded: Decoder | None = None
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         """A model of so few layers that none can be left out cannot draft for itself."""
         if not config.drafter and len(kept_layers(model.config.layers, config.skipped)) == model.config.layers:
             return f"{model.name} has {model.config.layers} layers, too few to leave some out; name a `drafter`"
-        return super().refusal(model, config)
+        untrained = adapters.missing(config.drafter, model) if config.drafter in DISTILLED else None
+        return super().refusal(model, config) or untrained
 
     def prepare(self, model: LanguageModel, config: Any) -> None:
         """Loads the drafter."""
-        if config.drafter:
-            self._loaded = load_model(config.drafter, model.dtype)
-            check_tokenizers(model, self._loaded)
+        if config.drafter in DISTILLED:
+            self._loaded, _ = distilled(config.drafter, model)
+        elif config.drafter:
+            loaded = load_model(config.drafter, model.dtype)
+            check_tokenizers(model, loaded)
+            self._loaded = loaded.decoder
 
     def begin(self, model: LanguageModel, config: DraftModelConfig) -> None:
         """The drafter as it is now: what has been done to the target's modules is done to its own layers too."""
@@ -66,7 +79,7 @@ class DraftModelSpeculation(DecodingMethod):
 
     def _decoder(self, model: LanguageModel, config: DraftModelConfig) -> Decoder:
         if self._loaded is not None:
-            return self._loaded.decoder
+            return self._loaded
         return layer_subset(model.decoder, kept_layers(model.config.layers, config.skipped))
 
     def start(self, contexts: Sequence[Context]) -> None:

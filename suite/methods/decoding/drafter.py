@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.tree import TokenTree
+from suite.methods.weights.base import Site
+from suite.methods.weights.linear import projections
+from suite.methods.weights.w4g128 import W4G128
+from suite.models import adapters
 from suite.models.attention import DenseAttention
 from suite.models.cache import KVCache
 from suite.models.decoder import Decoder, Layer
 from suite.models.generation import padded, prefill
-
-M = TypeVar("M", bound=nn.Module)
+from suite.models.language_model import LanguageModel
+from suite.models.recipes.distilled import DraftLayers
+from suite.models.twins import shallow
 
 
 class DraftModel:
@@ -28,7 +33,9 @@ class DraftModel:
     """
 
     def __init__(self, decoder: Decoder) -> None:
+        """Its embedding knows all of the target's tokens; its head may speak the first of them only."""
         self._decoder = decoder
+        self._vocab = decoder.embedding.num_embeddings
         self._attention = DenseAttention(decoder.config)
         self._cache = KVCache(decoder.config, 0, decoder.dtype)
 
@@ -41,7 +48,7 @@ class DraftModel:
     def chains(self, contexts: Sequence[Context], length: int) -> list[TokenTree]:
         """A chain of `length` tokens for each request, or as many as it has room for: greedy ones, or drawn ones."""
         lengths = [min(length, context.most_depth) for context in contexts]
-        chains = [_Chain(context) for context in contexts]
+        chains = [_Chain(context, self._vocab) for context in contexts]
         pieces = [context.tokens[self._cache.lengths[context.row] :] for context in contexts]
         steps = max(lengths)
         for step in range(steps):
@@ -72,8 +79,8 @@ class DraftModel:
 class _Chain:
     """One request's draft while it grows."""
 
-    def __init__(self, context: Context) -> None:
-        self._sampler = context.sampler
+    def __init__(self, context: Context, vocab: int) -> None:
+        self._sampler, self._vocab = context.sampler, vocab
         self.tokens: list[int] = []
         self._laws: list[Tensor] = []
 
@@ -83,16 +90,32 @@ class _Chain:
             self.tokens += self._sampler.choose(logits, [0])
             return
         law = self._sampler.probabilities(logits)[0]
-        self._laws.append(law)
+        self._laws.append(widened(law, self._vocab))
         self.tokens.append(self._sampler.draw(law))
 
     def tree(self, steps: int) -> TokenTree:
         return TokenTree.chain(self.tokens, torch.stack(self._laws) if self._laws else None, steps)
 
 
+def widened(laws: Tensor, vocab: int) -> Tensor:
+    """Laws [..., n] of a head that speaks the first n tokens, as laws [..., vocab]."""
+    return functional.pad(laws, (0, vocab - laws.shape[-1]))
+
+
+def distilled(recipe: str, model: LanguageModel) -> tuple[Decoder, str]:
+    """A draft model trained for this target, in its dtype or in int4 as its recipe has it; and its digest."""
+    layers = cast(DraftLayers, adapters.load(recipe, model))
+    digest, decoder = layers.digest, layers.decoder(model.decoder)
+    if recipe == "distilled-w4":
+        for name, owner, attribute in projections(decoder):
+            matrix = getattr(owner, attribute)
+            setattr(owner, attribute, W4G128().quantize(name, matrix.weight, Site((), matrix.bias), None))
+    return decoder.cast_weights(model.decoder.dtype), digest
+
+
 def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
     """A decoder of some of another's layers. Modules are shared, weights of any kind with them; nothing is copied."""
-    twin = _shallow(decoder)
+    twin = shallow(decoder)
     twin.layers = nn.ModuleList(_relabelled(cast(Layer, decoder.layers[old]), new) for new, old in enumerate(kept))
     windows = tuple(decoder.config.windows[layer] for layer in kept) if decoder.config.windows else ()
     twin.config = replace(decoder.config, layers=len(kept), windows=windows)
@@ -101,13 +124,7 @@ def layer_subset(decoder: Decoder, kept: Sequence[int]) -> Decoder:
 
 def _relabelled(layer: Layer, index: int) -> Layer:
     """The same layer with another place in the cache."""
-    twin = _shallow(layer)
-    twin.attention = _shallow(layer.attention)
+    twin = shallow(layer)
+    twin.attention = shallow(layer.attention)
     twin.attention.layer = index
-    return twin
-
-
-def _shallow(module: M) -> M:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
     return twin

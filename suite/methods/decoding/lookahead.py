@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
@@ -69,6 +70,11 @@ class Lookahead(DecodingMethod):
         ),
     )  # fmt: skip
     Config = LookaheadConfig
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """One request has all of D."""
+        return MethodCost(drafted=config.decoding_length - 1)
 
     def begin(self, model: LanguageModel, config: LookaheadConfig) -> None:
         """Empty tries. `hits` counts drafts by the length of the query that found the first of them, 0: none did."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.context import Context, Round
@@ -31,6 +32,10 @@ class Ngram(DecodingMethod):
         lossless=True,
     )
     Config = NgramConfig
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        return MethodCost(drafted=config.length)
 
     def begin(self, model: LanguageModel, config: NgramConfig) -> None:
         self._config = config

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from suite.methods.decoding.acceptance import Verdict, follow
 from suite.methods.decoding.context import Context, Round
+from suite.methods.decoding.selected import verifier
 from suite.methods.decoding.tree import EMPTY, MOST_DRAFTED, ROOT, TokenTree
-from suite.methods.decoding.verification import TreeAttention, commit
+from suite.methods.decoding.verification import commit
 from suite.models.attention import Step
 from suite.models.generation import Meter, Slot, completion, give, padded, prefill, score_target
 from suite.models.language_model import LanguageModel
@@ -137,10 +138,10 @@ class Batch:
         self._model, self._method, self._meter = model, method, meter
         self.rows = [_row(model, request, index, len(requests)) for index, request in enumerate(requests)]
         watch = self._watch if method.sees_hidden else None
-        self._attention = TreeAttention(model.config, meter, watch)
+        self._attention = verifier(model.config, len(requests), method.attention, meter, watch)
         self._hidden: Tensor | None = None
         longest = max(len(row.context.tokens) + row.slot.limit for row in self.rows)
-        self.cache = model.decoder.new_cache(len(self.rows), longest + MOST_DRAFTED)
+        self.cache = model.decoder.new_cache(len(self.rows), self._attention.capacity(longest) + MOST_DRAFTED)
 
     def prefill(self) -> None:
         """Prompts, and the first token of each."""
@@ -148,7 +149,8 @@ class Batch:
             self._meter.start(row.slot.request.id, row.context.prompt_tokens)
         self._method.start([row.context for row in self.rows])
         prompts = [row.slot.prompt.ids for row in self.rows]
-        logits = prefill(self._model.decoder, self._attention, self.cache, prompts, self._meter)
+        chunk = self._attention.prefill_chunk
+        logits = prefill(self._model.decoder, self._attention, self.cache, prompts, self._meter, chunk)
         self._hidden = None
         for row in self.rows:
             self._settle(row, EMPTY, logits[row.context.row, None])
@@ -159,6 +161,7 @@ class Batch:
         began = perf_counter_ns()
         trees = self._drafts(running)
         drafted = perf_counter_ns()
+        self._attention.plant(self.cache, trees)
         starts = list(self.cache.lengths)
         logits = self._verify(trees)
         paths: list[tuple[int, ...] | None] = [None] * len(self.rows)
@@ -192,7 +195,6 @@ class Batch:
             for row, tree in zip(self.rows, trees, strict=True)
         ]
         counts = [0 if tree is None else 1 + len(tree) for tree in trees]
-        self._attention.plant(self.cache, trees)
         self._meter.step(sum(counts), max(self.cache.seen) + max(counts))
         return cast(Tensor, self._model.decoder(padded(pieces), self.cache, self._attention, counts, logits="all"))
 

@@ -15,14 +15,14 @@ from suite.methods.decoding.tree import TokenTree
 from suite.models.attention import DenseAttention, Step, store_rotated
 from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
-from suite.models.generation import AttentionRead, Meter
+from suite.models.generation import PREFILL_CHUNK, AttentionRead, Meter
 
 Watch = Callable[[Tensor, Step], None]
 """Is shown the last layer's output [B, T, hidden] of every pass, before the final norm."""
 
 
 @dataclass(frozen=True)
-class _Planted:
+class Planted:
     """The drafts of one pass: tree masks int64 [B, T], positions int32 [B, T], and whether each is a chain.
 
     `lengths` and `counts` int32 [B] are the tokens before the pass and in it. `visible` int32 [B*T, n, 3] says what the
@@ -44,17 +44,22 @@ class TreeAttention(DenseAttention):
     dense path itself. With `watch` every pass ends in a look at the last layer's output.
     """
 
+    prefill_chunk = PREFILL_CHUNK
+
     def __init__(self, config: ModelConfig, meter: Meter | None = None, watch: Watch | None = None) -> None:
         super().__init__(config)
         self._counter = meter if meter is not None and meter.counting else None
         self._watch = watch
-        self._planted: _Planted | None = None
+        self._planted: Planted | None = None
         self._prompt: list[int] = []
 
     def plant(self, cache: KVCache, trees: Sequence[TokenTree | None]) -> None:
-        """The next pass holds, row by row, the root and the nodes of a tree; `None` is a row that has ended."""
+        """The next pass holds, row by row, the root and the nodes of a tree; `None` is a row that has ended.
+
+        What is to be evicted is evicted now: the pass's tokens follow those that are in the cache afterwards.
+        """
         if not self._prompt:
-            self._prompt = list(cache.lengths)
+            self._prompt = list(cache.seen)
         counts = [0 if tree is None else 1 + len(tree) for tree in trees]
         width = max(counts)
         masks, depths = torch.zeros(len(trees), width, dtype=torch.int64), list[list[int]]()
@@ -65,9 +70,9 @@ class TreeAttention(DenseAttention):
                 masks[row, : len(own)] = tree.masks()
         lengths = torch.tensor(cache.lengths, dtype=torch.int32)
         chains = all(tree is None or tree.is_chain for tree in trees)
-        self._planted = _Planted(
+        self._planted = Planted(
             masks=masks,
-            positions=torch.tensor(depths, dtype=torch.int32) + lengths[:, None],
+            positions=torch.tensor(depths, dtype=torch.int32) + torch.tensor(cache.seen, dtype=torch.int32)[:, None],
             visible=_visible(cache.lengths, trees) if not chains and min(counts) == width else None,
             lengths=lengths,
             counts=torch.tensor(counts, dtype=torch.int32),
@@ -75,9 +80,9 @@ class TreeAttention(DenseAttention):
         )
 
     def plain(self, step: Step) -> Tables | None:
-        """Prompts and chains are, and trees without padding, unless somebody looks on."""
+        """Prompts and chains are, and trees without padding, unless every layer's reads are to be told."""
         planted = self._planted
-        if self._watch is not None or self._counter is not None:
+        if self._counter is not None:
             return None
         if planted is not None and not planted.chains:
             if planted.visible is None:
@@ -104,17 +109,22 @@ class TreeAttention(DenseAttention):
             self._watch(hidden, step)
 
     def _tell(self, meter: Meter, layer: int, step: Step) -> None:
-        """A round reads everything, once for all its nodes; of these only the root counts as stored for sure."""
-        element = step.cache.keys[layer].element_size()
+        """What a round reads, once for all its nodes; of these only the root counts as stored for sure."""
+        token_bytes = self.config.kv_heads * 2 * self.config.head_dim * step.cache.keys[layer].element_size()
         for row, count in enumerate(step.counts):
             if count:
-                seen = step.starts[row] + 1
-                read = step.stops[row] * self.config.kv_heads * 2 * self.config.head_dim * element
+                own, together = self._read(row, step)
+                stored, seen = step.starts[row] + 1, step.cache.seen[row] + 1
                 meter.attention(
                     AttentionRead(
-                        layer, seen, self._prompt[row], seen, seen, seen, seen, read, index_bytes=0, copy_bytes=0
+                        layer, seen, self._prompt[row], stored, own, own, own, together * token_bytes,
+                        index_bytes=0, copy_bytes=0,
                     )
-                )
+                )  # fmt: skip
+
+    def _read(self, row: int, step: Step) -> tuple[int, int]:
+        """Tokens that the root reads, and those that it and its nodes read together."""
+        return step.starts[row] + 1, step.stops[row]
 
 
 def _visible(lengths: Sequence[int], trees: Sequence[TokenTree | None]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.lut_gemv import pack
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card, MethodConfig, tunable
 from suite.methods.weights.base import Site, WeightsMethod
 from suite.methods.weights.linear import LutLinear
@@ -35,6 +36,11 @@ class RTN(WeightsMethod):
     )
     Config = RTNConfig
     linear = LutLinear
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """A table of 16-bit values per output row."""
+        return MethodCost(weight_bits=config.bits, row_bytes=2 * 2**config.bits)
 
     def quantize(self, name: str, weight: Tensor, site: Site, config: Any) -> LutLinear:
         levels = 2**config.bits

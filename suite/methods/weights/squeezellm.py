@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.lut_gemv import pack
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.methods.weights.base import Site, WeightsMethod
 from suite.methods.weights.calibration import Statistics
@@ -70,6 +71,14 @@ class SqueezeLLM(WeightsMethod):
     Config = SqueezeLLMConfig
     linear = LutLinear
     calibrates = True
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """A table of 16-bit values per output row; a sparse weight has a value and a column, a row where it begins."""
+        sparse = config.sensitive + config.outliers
+        return MethodCost(
+            weight_bits=config.bits + 8 * (2 + 4) * sparse, row_bytes=2 * 2**config.bits + 4 * (sparse > 0)
+        )
 
     def survey(self, model: LanguageModel, statistics: Mapping[str, Statistics], config: Any) -> None:
         """The outliers' threshold of each original matrix, from one factor for the whole model."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from kernels.w4_gemm import GROUP, pack
+from kernels.w4_gemm import GROUP
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Card
 from suite.methods.weights.base import Site, WeightsMethod
 from suite.methods.weights.linear import W4Linear
-
-LARGEST = 7
-"""Codes go to -8, but a symmetric scale reaches as far up as down."""
+from suite.models.int4 import round_to_int4
 
 
 class W4G128(WeightsMethod):
@@ -29,12 +26,11 @@ class W4G128(WeightsMethod):
     )
     linear = W4Linear
 
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """A 16-bit scale per group."""
+        return MethodCost(weight_bits=4 + 16 / GROUP)
+
     def quantize(self, name: str, weight: Tensor, site: Site, config: Any) -> W4Linear:
-        features = weight.shape[1]
-        groups = functional.pad(weight.float(), (0, -features % GROUP)).view(len(weight), -1, GROUP)
-        scales = (groups.abs().amax(2) / LARGEST).clamp(max=torch.finfo(torch.float16).max).half()
-        # Codes are those of the scale as it is stored; a group of zeros, or too small for fp16, stays 0.
-        divisor = torch.where(scales > 0, scales.float(), torch.inf)
-        codes = (groups / divisor[..., None]).round().clamp(-LARGEST - 1, LARGEST)
-        packed = pack(codes.flatten(1)[:, :features].to(torch.int8))
-        return W4Linear(features, {"packed": packed, "scales": scales}, site.bias)
+        packed, scales = round_to_int4(weight)
+        return W4Linear(weight.shape[1], {"packed": packed, "scales": scales}, site.bias)

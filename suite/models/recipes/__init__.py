@@ -18,11 +18,39 @@ RECIPES = Registry(
         Entry(
             "chunkllm", "suite.models.recipes.chunkllm:ChunkLLMRecipe", "adapter", "ChunkLLM's boundary and QK adapters"
         ),
+        Entry("chimera", "suite.models.recipes.chimera:ChimeraRecipe", "adapter", "Chimera's drafter"),
+        Entry(
+            "chimera-no-context",
+            "suite.models.recipes.chimera:NoContextRecipe",
+            "adapter",
+            "its ablation without the full-context encoder",
+        ),
+        Entry(
+            "chimera-no-trigram",
+            "suite.models.recipes.chimera:NoTrigramRecipe",
+            "adapter",
+            "its ablation without the trigram encoder",
+        ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
+        Entry("distilled", "suite.models.recipes.distilled:DistilledRecipe", "adapter", "one-layer draft model"),
+        Entry(
+            "distilled-w4",
+            "suite.models.recipes.distilled:DistilledW4Recipe",
+            "adapter",
+            "four-layer int4 draft model, the middle one of specmquant",
+        ),
+        Entry("eagle", "suite.models.recipes.eagle:EagleRecipe", "adapter", "EAGLE tree head of the model itself"),
+        Entry(
+            "eagle-w4",
+            "suite.models.recipes.eagle:EagleW4Recipe",
+            "adapter",
+            "EAGLE tree head of distilled-w4, for specmquant (train that one first)",
+        ),
         Entry(
             "lab-long", "suite.models.recipes.lab_long:LabLong", "lab", "small decoder on lab-longbench, context 512"
         ),
         Entry("lab-recall", "suite.models.recipes.lab_recall:LabRecall", "lab", "tiny decoder on key-value recall"),
+        Entry("medusa", "suite.models.recipes.chimera:MedusaRecipe", "adapter", "Medusa-1 heads, Chimera's control"),
     ),
 )
 """Family "lab": models made from nothing, or from another lab model. Family "adapter": modules beside a frozen model,

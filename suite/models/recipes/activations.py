@@ -79,7 +79,7 @@ def written_by(model: LanguageModel, windows: int, length: int, seed: int, tick:
     batch = 0
     while len(ids) < windows * length:
         tick(f"writing training text, {len(ids)} of {windows * length} tokens")
-        for text in _write(model, _requests(seed, batch)):
+        for text in write(model, writing_requests(seed, batch), DenseAttention(model.config), ANSWER_TOKENS):
             ids += [*text, *newline]
         batch += 1
     return _corpus(ids, windows, length, "self-written", f"{model.digest[:16]}, seed {seed}")
@@ -103,7 +103,7 @@ def _corpus(ids: Sequence[int], windows: int, length: int, name: str, version: s
     return Corpus(tensor, DataSource(name=name, version=version, revision=digest))
 
 
-def _requests(seed: int, batch: int) -> list[Request]:
+def writing_requests(seed: int, batch: int) -> list[Request]:
     """One batch of writing tasks: all subjects in turn, in changing forms."""
     requests = []
     for index in range(batch * BATCH, (batch + 1) * BATCH):
@@ -125,18 +125,20 @@ def _requests(seed: int, batch: int) -> list[Request]:
 
 
 @torch.inference_mode()
-def _write(model: LanguageModel, requests: Sequence[Request]) -> Iterator[list[int]]:
-    """What the model answers, without end tokens."""
+def write(
+    model: LanguageModel, requests: Sequence[Request], attention: DenseAttention, length: int
+) -> Iterator[list[int]]:
+    """What the model answers in `length` tokens, without end tokens."""
     prompts = [model.tokenizer.prompt(request.prompt, request.chat) for request in requests]
     counts = [len(prompt) for prompt in prompts]
     padded = torch.zeros(len(prompts), max(counts), dtype=torch.long)
     for row, prompt in enumerate(prompts):
         padded[row, : len(prompt)] = torch.tensor(prompt)
-    attention, sampler = DenseAttention(model.config), Sampler(requests)
-    cache = model.decoder.new_cache(len(prompts), max(counts) + ANSWER_TOKENS)
+    sampler = Sampler(requests)
+    cache = model.decoder.new_cache(len(prompts), max(counts) + length)
     logits = model.decoder(padded, cache, attention, counts)
     drawn = []
-    for _ in range(min(ANSWER_TOKENS, model.window - max(counts))):
+    for _ in range(min(length, model.window - max(counts))):
         drawn.append(sampler(logits))
         logits = model.decoder(torch.tensor(drawn[-1])[:, None], cache, attention)
     for tokens in zip(*drawn, strict=True):

@@ -42,12 +42,17 @@ PLAN = TrainingPlan(
 )  # fmt: skip
 
 
+def adapter_dim(hidden: int) -> int:
+    """R for a model of this hidden size."""
+    return 64 if hidden < SMALL_HIDDEN else 128
+
+
 class ChunkAdapters(nn.Module):
     """The chunk adapter (a linear boundary head on the first layer's output) and a linear Q and K adapter per layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        layers, dim = len(selecting_layers(config)), 64 if config.hidden < SMALL_HIDDEN else 128
+        layers, dim = len(selecting_layers(config)), adapter_dim(config.hidden)
         H, G, D = config.heads, config.kv_heads, config.head_dim
         self.boundary = nn.Linear(config.hidden, 1)
         self.queries = nn.Parameter(torch.randn(layers, H * D, dim) * INITIAL / math.sqrt(H * D))
