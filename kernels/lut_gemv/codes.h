@@ -193,8 +193,6 @@ template <int BITS> class NarrowBlock {
     static constexpr int VECTORS = 16 / BITS, PLANES = Layout<BITS>::PLANES;  // of a plane; of a block
 
   public:
-    static constexpr int MAX_STEPS = PLANES * VECTORS + 1;
-
     explicit NarrowBlock(int64_t count)
         : count((int)count), columns((int)(count + Layout<BITS>::VECTORS - 1) / Layout<BITS>::VECTORS),
           together(columns ? std::min(VECTORS, WORDS / columns) : VECTORS),
@@ -218,15 +216,15 @@ template <int BITS> class NarrowBlock {
         }
     }
 
-    // Calls use(codes, step) for each step.
+    // Calls use(codes, step, plane) for each step.
     template <class Use> void for_codes(const uint16_t *words, Use use) const {
         const Block<BITS> block = Block<BITS>::load_narrow(words, columns);
 #pragma GCC unroll 3
         for (int p = 0; p < PLANES; ++p) {
             const u16x32 plane = __builtin_shuffle(block.plane[p], column);
-            for (int j = 0; j < per_plane; ++j) use(plane >> shift[j], p * per_plane + j);
+            for (int j = 0; j < per_plane; ++j) use(plane >> shift[j], p * per_plane + j, p);
         }
-        if constexpr (BITS == 3) use(block.codes(15), PLANES * per_plane);
+        if constexpr (BITS == 3) use(block.codes(15), PLANES * per_plane, PLANES);
     }
 
   private:

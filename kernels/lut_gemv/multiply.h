@@ -45,7 +45,7 @@ template <class T, int BITS_> struct Matrix {
     void row_sums(int64_t o, const StreamInputs<T, BITS> &x, int64_t n, int64_t from, int64_t to,
                   f32x16 (&sums)[X]) const {
         const auto entries = table(o);
-        __builtin_prefetch(tables + ((o + 2 * LANES) << BITS), 0, 2);
+        lut::ahead(tables + (o << BITS));
         prefetch<BITS>(words(o, to / CHUNK) + AHEAD);
         const int64_t done = from + whole_blocks<X>(words(o, from / CHUNK), entries, x.ordered.from(n, from), to - from, sums);
         if (done < to) narrow_block<X>(words(o, done / CHUNK), entries, x, n, done, to - done, sums);
@@ -76,8 +76,11 @@ template <class T, int BITS_> struct Matrix {
         };
         const int64_t entries = starts[count] - starts[0];
         int64_t k = 0;
-        for (; k + CHAINS <= entries; k += CHAINS)
+        for (; k + CHAINS <= entries; k += CHAINS) {
+            lut::ahead(columns + k);
+            lut::ahead(values + k);
             for (int c = 0; c < CHAINS; ++c) add(k + c, sums[c]);
+        }
         for (; k < entries; ++k) add(k, sums[0]);
         for (int j = 0; j < X; ++j)
             for (int c = 1; c < CHAINS; ++c) sums[0][j] += sums[c][j];

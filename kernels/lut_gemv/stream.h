@@ -8,8 +8,15 @@
 
 namespace lut {
 
-constexpr int STREAM_ROWS = 8;  // x rows that share a lookup
-constexpr int AHEAD = 2048;     // words of codes to ask for in advance: rows lie one behind the other
+#ifdef SIMD_AVX512
+constexpr int STREAM_ROWS = 8;  // x rows that share a lookup: as many as there are registers for
+#else
+constexpr int STREAM_ROWS = 4;
+#endif
+constexpr int AHEAD = 2048;  // words of codes to ask for in advance: rows lie one behind the other
+
+// Asks for what lies behind p, of a thin stream beside that of the codes.
+template <class T> inline void ahead(const T *p) { __builtin_prefetch((const char *)p + 1024, 0, 2); }
 
 // Inputs after which X rows of x give way to the next ones in the first-level cache: whole blocks.
 template <int X, class S>
@@ -127,11 +134,16 @@ template <int X, class T, class S, int BITS>
 inline void narrow_block(const uint16_t *words, const Table<S, BITS> &table, const StreamInputs<T, BITS> &x, int64_t n,
                          int64_t input, int64_t count, f32x16 (&sums)[X]) {
 #ifdef SIMD_AVX512_BF16
-    if constexpr (std::is_same_v<S, bf16>)
-        return x.narrow.for_codes(words, [&](u16x32 codes, int step) {
+    if constexpr (std::is_same_v<S, bf16>) {
+        f32x16 chains[2][X] = {};  // apart from `sums`, which are not known yet
+        x.narrow.for_codes(words, [&](u16x32 codes, int step, int plane) {
             const Weights<bf16> weights = table.of(codes);
-            for (int j = 0; j < X; ++j) sums[j] = weights.times(sums[j], x.last.at(n + j, step * WORDS));
+            for (int j = 0; j < X; ++j)
+                chains[plane % 2][j] = weights.times(chains[plane % 2][j], x.last.at(n + j, step * WORDS));
         });
+        for (int j = 0; j < X; ++j) sums[j] += chains[0][j] + chains[1][j];
+        return;
+    }
 #endif
     S weights[MAX_BLOCK_CODES + WORDS];
     expand(words, count, table, weights);

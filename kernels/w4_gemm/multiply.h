@@ -68,6 +68,7 @@ template <class T> struct Matrix {
         const int64_t whole = to / GROUP, last = (to + GROUP - 1) / GROUP;
         for (int64_t first = from / GROUP; first < last; first += SCALES) {
             float scale[SCALES];
+            lut::ahead(scales + o * groups() + first);
             widen(scales + o * groups() + first, std::min<int64_t>(SCALES, last - first), scale);
             for (int64_t g = first; g < std::min(first + SCALES, whole); ++g) {
                 const uint16_t *codes = lut::place<BITS>(row, g).words;

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from analysis.statistics import Estimate, paired_ratio
 from suite.errors import UnitError
+from suite.experiments import random_llama
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.clock import Stamps, stamps
-from suite.experiments.dense import Generate, prompt_ids, race, step_ms
+from suite.experiments.dense import Generate, Times, prompt_ids, race, step_ms
 from suite.experiments.texts import prose
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
@@ -44,7 +45,7 @@ from workloads.schema import Request
 
 WINDOWS, TOKENS = 24, 512
 ITEMS, BATCH, LAB_TEXTS = 1000, 100, 48
-CONTEXT, NEW_TOKENS = 128, 48
+CONTEXT, NEW_TOKENS, LARGE_TOKENS = 128, 48, 12
 SHARED = 16
 """A stretch of so many tokens in both texts means that one was calibrated on what is evaluated."""
 RESAMPLES = 2000
@@ -88,11 +89,12 @@ class SqueezeLLMExperiment(Experiment):
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
-        gap, unquantised, dense, sensitivity, sparse, four, fast, faster = SqueezeLLM.card.claims
+        gap, unquantised, dense, sensitivity, sparse, four, fast, faster, large = SqueezeLLM.card.claims
         model = load_model("smollm2-135m", "bf16")
         yield from self._ladder(bench, model, (gap, dense, sensitivity, sparse, four))
         yield self._lab(bench, load_model("lab-long", "fp32"), unquantised)
         yield from self._speed(bench, model, fast, faster)
+        yield self._large(bench, large)
 
     def _ladder(self, bench: Workbench, model: LanguageModel, claims: Sequence[Claim]) -> Iterator[Finding]:
         windows = prose(model, WINDOWS * TOKENS).view(WINDOWS, TOKENS)
@@ -144,19 +146,41 @@ class SqueezeLLMExperiment(Experiment):
         ids = prompt_ids(model, CONTEXT)
         times = race(bench, "decode", engines, lambda engine: step_ms(engine(ids, NEW_TOKENS)))
         bytes_read = {name: one.model_bytes() for name, one in contenders.items()}
-        told = ", ".join(
-            f"{name} {fmean(ms.values()):.3g} ms and {bytes_read[name] / 1e6:.0f} MB of weights"
-            for name, ms in times.items()
-        )
         bound = bytes_read["dense"] / bytes_read["4 bits"]
         conditions = (
             f"{model.name} bf16, batch 1, {CONTEXT} tokens of context, {bench.threads} threads, interleaved; a token: "
-            f"{told}; embedding and head stay 16-bit, so {bound:.2f}x fewer bytes at 4 bits are the bound"
+            f"{told(times, bytes_read)}; embedding and head stay 16-bit, so {bound:.2f}x fewer bytes at 4 bits are the "
+            "bound"
         )
         details: dict[str, Any] = {"ms": {name: list(ms.values()) for name, ms in times.items()}, "bytes": bytes_read}
         yield self.finding(fast, paired_ratio(times["dense"], times["4 bits"]), conditions, details=details)
         ratio = paired_ratio(times["4 bits"], times["3 bits"])
         yield self.finding(faster, ratio, conditions, null=0.95, details=details)
+
+    def _large(self, bench: Workbench, claim: Claim) -> Finding:
+        """Timing only: nobody reads what random weights say."""
+        decoder = random_llama.random_decoder()
+        kinds = {"dense": {}, **{f"{bits} bits": random_llama.random_codes(decoder, bits) for bits in (4, 3)}}
+        engines: dict[str, Generate] = {
+            name: partial(random_llama.decode, decoder, packed) for name, packed in kinds.items()
+        }
+        ids = list(range(CONTEXT))
+        times = race(bench, "decode, random weights", engines, lambda engine: step_ms(engine(ids, LARGE_TOKENS)))
+        bytes_read = {name: random_llama.bytes_read(decoder, packed) for name, packed in kinds.items()}
+        conditions = (
+            f"random weights and codes in the shape of TinyLlama 1.1B, timing only; batch 1, {CONTEXT} tokens of "
+            f"context, {bench.threads} threads, interleaved; a token: {told(times, bytes_read)}"
+        )
+        details: dict[str, Any] = {"ms": {name: list(ms.values()) for name, ms in times.items()}, "bytes": bytes_read}
+        return self.finding(claim, paired_ratio(times["dense"], times["4 bits"]), conditions, details=details)
+
+
+def told(times: Times, bytes_read: Mapping[str, int]) -> str:
+    """Time and bytes of a token, by setting."""
+    return ", ".join(
+        f"{name} {fmean(ms.values()):.3g} ms and {bytes_read[name] / 1e6:.0f} MB of weights"
+        for name, ms in times.items()
+    )
 
 
 def measure(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from suite.errors import UnitError
+from suite.experiments import random_llama
 from suite.experiments import squeezellm as ledger
 from suite.experiments.base import Workbench
 from suite.experiments.texts import prose
@@ -15,6 +16,8 @@ from suite.methods.weights import calibration, packed
 from suite.methods.weights.base import mean_nats
 from suite.methods.weights.rtn import RTN
 from suite.methods.weights.squeezellm import SqueezeLLM
+from suite.models.config import ModelConfig
+from suite.models.fused import layer_stack
 from suite.models.loaders import load_model
 from tests.methods.support import tiny_model
 
@@ -66,6 +69,21 @@ def test_the_lab_row_measures_a_model_that_was_never_quantised():
     assert "never were quantised" in row.conditions
     assert set(row.details["nats"]) == {"16 bit", "rtn 3", "full 3"}
     assert all(len(values) == 8 for values in row.details["nats"].values())
+
+
+def test_the_large_row_races_random_weights_and_leaves_the_decoder_its_own(monkeypatch):
+    monkeypatch.setattr(random_llama, "SHAPE", ModelConfig("llama", 2, 256, 512, 4, 2, 64, 50, 128))
+    monkeypatch.setattr(ledger, "CONTEXT", 8)
+    monkeypatch.setattr(ledger, "LARGE_TOKENS", 3)
+    row = ledger.SqueezeLLMExperiment()._large(BENCH, SqueezeLLM.card.claims[-1])
+    assert row.claim.startswith("decode-4-large: ")
+    assert "random weights" in row.conditions
+    assert "timing only" in row.conditions
+    assert row.details["bytes"]["3 bits"] < row.details["bytes"]["4 bits"] < row.details["bytes"]["dense"]
+    decoder = random_llama.random_decoder()
+    own, codes = layer_stack(decoder), random_llama.random_codes(decoder, 3)
+    assert len(random_llama.decode(decoder, codes, [1, 2, 3], 2)) == 3
+    assert layer_stack(decoder).layers[0].down is own.layers[0].down
 
 
 def test_settings_are_measured_attached_and_the_model_is_as_before():

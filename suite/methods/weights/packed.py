@@ -90,7 +90,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[LayerError]]:
 def _together(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Copies in one allocation, where a step reads them in turn: in huge pages, which a mapped file is not."""
     sizes = [-(-tensor.nbytes // LINE) * LINE for fields in tensors.values() for tensor in fields.values()]
-    pieces = iter(torch.empty(sum(sizes), dtype=torch.uint8).split(sizes))
+    pieces = iter(torch.split(torch.empty(sum(sizes), dtype=torch.uint8), sizes))
     return {
         name: {
             field: next(pieces)[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
