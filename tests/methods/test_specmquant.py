@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -290,7 +291,7 @@ def test_a_drawn_chain_carries_the_middle_models_laws():
             torch.testing.assert_close(law, sampler.probabilities(logits)[0], atol=1e-5, rtol=1e-4)
 
 
-CHAINS = 1500
+CHAINS = 1200
 
 
 def chain_error() -> float:
@@ -307,13 +308,14 @@ def chain_error() -> float:
             logits = decoder.to_logits(features_of(decoder, [*text, 1, *said[:place]])[-1:])
             p *= float(sampler.probabilities(logits)[0, said[place]])
         law[said] = p
-    one = context([*text, 1], temperature=0.8, said=1)
+    one, seeds = context([*text, 1], temperature=0.8, said=1), random.Random(0)
     writer = MiddleModel(decoder, head, one, SpecMQuantConfig(min_chain=2, nodes=4, width=2, depth=1))
     with torch.inference_mode():
         one.tokens.pop()
         writer.prefill()
         one.tokens.append(1)
-        for seed in range(CHAINS):
+        for _ in range(CHAINS):
+            seed = seeds.getrandbits(30)  # generators of neighbouring small seeds begin alike
             one.sampler = RequestSampler(request(seed=seed, temperature=0.8))
             counts[writer.chain(MiddleFigures()).tokens[:2]] += 1
             writer.keep()

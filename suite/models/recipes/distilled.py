@@ -87,10 +87,9 @@ class DistilledRecipe(DraftRecipe[DraftLayers]):
         """The target's first layers, at least one fewer than it has."""
         return DraftLayers(self.model.decoder, max(1, min(self.layers, self.model.config.layers - 1)))
 
-    def distance(self, draft: DraftLayers, ids: Tensor, states: Tensor, places: slice) -> Tensor:
+    def distance(self, draft: DraftLayers, ids: Tensor, states: Tensor) -> Tensor:
         student = draft.decoder(self.model.decoder)
-        own = student.to_logits(student.train_states(ids)[:, places])
-        return soft_cross_entropy(own, student.to_logits(states[:, places]))
+        return soft_cross_entropy(student.train_logits(ids), student.to_logits(states))
 
     def choices(self, draft: DraftLayers, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         own = draft.decoder(self.model.decoder).train_logits(ids)

@@ -103,10 +103,10 @@ class EagleRecipe(DraftRecipe[TreeHead]):
         cast(Fusion, decoder.embedding).features = states[:, :-1]
         return decoder, decoder.train_states(ids[:, 1:])
 
-    def distance(self, draft: TreeHead, ids: Tensor, states: Tensor, places: slice) -> Tensor:
+    def distance(self, draft: TreeHead, ids: Tensor, states: Tensor) -> Tensor:
         decoder, predicted = self._predicted(draft, ids, states)
         true = states[:, 1:]
-        tokens = soft_cross_entropy(decoder.to_logits(predicted[:, places]), decoder.to_logits(true[:, places]))
+        tokens = soft_cross_entropy(decoder.to_logits(predicted), decoder.to_logits(true))
         return FEATURE_WEIGHT * functional.smooth_l1_loss(predicted, true) + TOKEN_WEIGHT * tokens
 
     def choices(self, draft: TreeHead, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
