@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from torch import nn
 
 from analysis.claims import reproduce_document
 from suite.experiments import drafting, specmquant, specmquant_cost
@@ -17,16 +16,9 @@ from suite.experiments.specmquant_cost import INT4, Parts, at_paper_costs, roofl
 from suite.methods.decoding.specmquant import MiddleFigures, SpecMQuant
 from suite.methods.weights import packed
 from suite.models import adapters
-from suite.models.language_model import LanguageModel
-from suite.models.recipes import RECIPES
-from tests.methods.support import CONFIG, tiny_model
+from tests.methods.support import CONFIG, fresh_adapter, tiny_model
 
 BENCH = Workbench(1, lambda text: None)
-
-
-def untrained(recipe: str, model: LanguageModel) -> nn.Module:
-    module: nn.Module = RECIPES.load(recipe)(model).build()
-    return module.requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +26,7 @@ def rows(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         directory, place = tmp_path_factory.mktemp("packed"), packed.place
         patch.setattr(packed, "place", lambda slug, depends_on: directory / place(slug, depends_on).name)
-        patch.setattr(adapters, "load", untrained)
+        patch.setattr(adapters, "load", fresh_adapter)
         patch.setattr(specmquant, "load_model", lambda name, dtype: tiny_model())
         patch.setattr(specmquant_cost, "WIDE", replace(CONFIG, layers=1))
         patch.setattr(drafting, "ROUNDS", 3)

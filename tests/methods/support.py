@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from suite.methods.attention.base import AttentionMethod, MeteredAttention, SelectedAttention
@@ -14,8 +14,17 @@ from suite.models.cache import KVCache
 from suite.models.config import ModelConfig
 from suite.models.decoder import Decoder
 from suite.models.language_model import LanguageModel
+from suite.models.recipes import RECIPES
 
 CONFIG = ModelConfig("llama", 3, 64, 128, 4, 2, 16, 128, 512)
+
+
+def fresh_adapter(recipe: str, model: LanguageModel) -> nn.Module:
+    """What `adapters.load` gives, untrained: the same in every test."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = RECIPES.load(recipe)(model).build()
+    return module.requires_grad_(False).eval()
 
 
 class LargestTensor(TorchDispatchMode):

@@ -16,7 +16,7 @@ from torch import Tensor
 from kernels.counting import counting
 from suite.errors import UnitError
 from suite.harness.meter import RequestMeter
-from suite.methods.decoding import rounds, specmquant, tree_drafter
+from suite.methods.decoding import eagle, rounds, specmquant, tree_drafter
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.drafter import distilled
 from suite.methods.decoding.eagle import Eagle
@@ -232,21 +232,52 @@ def test_the_target_sees_short_chains_only(monkeypatch):
     assert max(map(len, middle_trees)) == 9
 
 
-def test_no_more_is_accepted_than_was_drafted():
-    """Trap: padding of a fixed number of slots taken for drafted tokens. Here everybody always says the same token."""
-    model = small_model()
+def test_no_more_is_accepted_than_was_drafted(monkeypatch):
+    """Trap: the padding of a fixed number of slots taken for drafted tokens. Here everybody always says the same."""
+    model, said = small_model(), []
     model.decoder.head.weight.data.zero_()
+    follow = specmquant.follow
+    monkeypatch.setattr(specmquant, "follow", lambda *args: said.append(follow(*args)) or said[-1])
     method = Kept()
     done = run(method, model, [request("a", new=50)], min_chain=4, nodes=6, width=2)[0]
     assert set(done.token_ids) == {0}
-    assert done.drafts.accepted == done.drafts.drafted == sum(len(chain) for _, chain, _ in method.chains) - cut(method)
-    assert done.drafts.emitted == done.drafts.accepted + done.drafts.rounds - (done.drafts.emitted < 49)
+    for _, chain, count in method.chains:  # trees gave all tokens but perhaps the first
+        assert len(chain) - sum(len(verdict.tokens) for verdict in said[:count]) in (0, 1)
+        del said[:count]
+    last = method.chains[-1][1]
+    assert done.drafts.drafted == done.drafts.accepted
+    assert done.drafts.accepted <= sum(len(chain) for _, chain, _ in method.chains)
+    assert done.drafts.accepted > sum(len(chain) for _, chain, _ in method.chains) - len(last)
 
 
-def cut(method: Kept) -> int:
-    """Tokens of the last chain that the request had no room for."""
-    text, chain, _ = method.chains[-1]
-    return max(0, len(chain) - (30 + 50 - len(text) - 1))
+class Audited(TreeDrafter):
+    """Compares what it knows with what a fresh drafter would, before every tree."""
+
+    owner: ClassVar[Decoder]
+    worst: ClassVar[list[float]] = []
+
+    def expand(self, tokens: Any, depth: int, width: int, nodes: int) -> TokenTree:
+        features, fresh = features_of(self.owner, list(tokens[:-1])), TreeDrafter(self._head, len(tokens))
+        fresh.learn(features)
+        fresh.read(tokens)
+        self.worst.append(float((self._features[: self.known] - features).abs().max()))
+        tree = super().expand(tokens, depth, width, nodes)
+        for ours, new in ((self._cache.keys, fresh._cache.keys), (self._cache.values, fresh._cache.values)):
+            own, other = (storage[0][:, :, : len(tokens) - 1] for storage in (ours, new))
+            self.worst.append(float((own - other).abs().max()))
+        return tree
+
+
+@pytest.mark.parametrize("kind", [SpecMQuant, Eagle])
+def test_a_drafter_knows_after_many_rounds_what_a_fresh_one_would(kind, monkeypatch):
+    """After partial and full acceptances: features and cache are those of the text as it stands."""
+    model, module = small_model(), specmquant if kind is SpecMQuant else eagle
+    monkeypatch.setattr(module, "TreeDrafter", Audited)
+    Audited.owner, _ = (distilled(MIDDLE, model)) if kind is SpecMQuant else (model.decoder, None)
+    Audited.worst.clear()
+    run(kind(), model, [request("a", new=90)], nodes=6, width=3)
+    assert len(Audited.worst) > 60
+    assert max(Audited.worst) < 1e-4
 
 
 @pytest.mark.parametrize("kind", [SpecMQuant, Eagle])

@@ -8,6 +8,7 @@ trained on the target's features; `eagle-w4` on those of its middle model `disti
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from suite.models import adapters
+from suite.models.checkpoints.manifest import TrainingPlan
 from suite.models.decoder import Decoder, Linear, RMSNorm
+from suite.models.language_model import LanguageModel
 from suite.models.recipes.distilled import DraftLayers
-from suite.models.recipes.drafts import DraftRecipe, draft_vocab, soft_cross_entropy
+from suite.models.recipes.drafts import PLAN, DraftRecipe, draft_vocab, soft_cross_entropy
 from suite.models.twins import copied_layer, with_layers
 
 FEATURE_WEIGHT, TOKEN_WEIGHT = 1.0, 0.1  # of smooth L1 and of cross-entropy
+HEAD_PLAN = replace(PLAN, steps=100, warmup=10, eval_every=25)
+"""Features say more than tokens: fewer steps suffice."""
 
 
 class Fusion(nn.Module):
@@ -82,6 +87,9 @@ class EagleRecipe(DraftRecipe[TreeHead]):
 
     name = "eagle"
     summary = "a tree drafter on the target's own features"
+
+    def __init__(self, model: LanguageModel, data: Path | None = None, plan: TrainingPlan = HEAD_PLAN) -> None:
+        super().__init__(model, data, plan)
 
     @property
     def owner(self) -> Decoder:
