@@ -1,8 +1,7 @@
 """HierSpec (arXiv 2505.22179): a small int4 model verifies tree drafts, and the target a chain of what came of them.
 
-Verifying a tree costs little on 16-bit weights and much on int4 ones, where a pass of many tokens is soon bound by
-arithmetic. So the tree is drafted for, and verified by, a middle model; the target sees a short chain only, in a plain
-causal pass. The target's weights are whatever they are: `w4g128` around this method is the paper's setting.
+A pass over a tree costs little on 16-bit weights and much on int4 ones, where arithmetic soon bounds it. So trees are
+verified by a middle model; the target sees a short chain in a plain causal pass, with `w4g128` around this method.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ MIDDLE, HEAD = "distilled-w4", "eagle-w4"
 
 
 class SpecMQuantConfig(MethodConfig):
-    """A chain has `min_chain` tokens at least. A tree has `nodes`, the root included, and is `depth` deep.
+    """Chains have `min_chain` tokens at least; trees `nodes`, root included, `depth` levels, of which `width` grow on.
 
-    Of each level the `width` best nodes go on. `draft_model_start`: the middle model's own next token begins a chain
-    after a partial acceptance too, before the first tree. The defaults are the paper's for 70B and 8B models.
+    `draft_model_start`: the middle model's own next token begins a chain after a partial acceptance too, before the
+    first tree. The defaults are the paper's for 70B and 8B models.
     """
 
     min_chain: int = tunable(6, low=1, high=16)
@@ -49,7 +48,7 @@ class SpecMQuantConfig(MethodConfig):
 
 @dataclass
 class MiddleFigures:
-    """What the middle model did: passes over trees, tokens they gave, chains and their tokens, and nanoseconds."""
+    """Passes of the middle model over trees, the tokens they gave, chains and their tokens, and nanoseconds."""
 
     rounds: int = 0
     emitted: int = 0
@@ -58,11 +57,6 @@ class MiddleFigures:
     expand_ns: int = 0
     pass_ns: int = 0
     prefill_ns: int = 0
-
-    @property
-    def tau(self) -> float:
-        """Tokens per pass over a tree, the middle model's own included."""
-        return self.emitted / self.rounds if self.rounds else 0.0
 
 
 class MiddleModel:
@@ -105,10 +99,10 @@ class MiddleModel:
         choices, q = self._say(self._pass(text[-1], tree))
         verdict = follow(tree, choices)
         commit(self._cache, [start], [verdict.path])
-        rows = [0, *(node + 1 for node in verdict.path)]
-        self._trees.learn(self._states[rows])
         text += verdict.tokens
+        rows = [0, *(node + 1 for node in verdict.path)]
         laws += [law[rows] for law in q]
+        self._trees.learn(self._states[rows])
         figures.rounds, figures.emitted = figures.rounds + 1, figures.emitted + len(verdict.tokens)
         figures.expand_ns += expanded - began
         figures.pass_ns += perf_counter_ns() - expanded
