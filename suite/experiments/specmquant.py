@@ -270,7 +270,7 @@ def middle_sentence(raced: Raced, hier: str) -> str:
     """What the middle model did."""
     figures, record = raced.figures[hier], raced.records[hier]
     return (
-        f"tau_t {record.tau:.2f}, tau_m {middle_tau(figures):.2f} in {figures.rounds / figures.chains:.2f} middle rounds per "
-        f"chain of {figures.drafted / figures.chains:.1f}; the middle model's prefill takes "
+        f"tau_t {record.tau:.2f}, tau_m {middle_tau(figures):.2f} in {figures.rounds / figures.chains:.2f} middle "
+        f"rounds per chain of {figures.drafted / figures.chains:.1f}; the middle model's prefill takes "
         f"{figures.prefill_ns / raced.requests / 1e6:.1f} ms a request"
     )
