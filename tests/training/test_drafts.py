@@ -46,9 +46,14 @@ def trained(name: str, model: LanguageModel, text: Path, plan: Any = SHORT) -> A
 
 
 def loss_on_all(recipe: Any, draft: Any) -> float:
+    """Over the least that can be: of a draft model, the entropy of the target's laws."""
     ids, states = recipe.corpus.windows, recipe.states.float()
     with torch.no_grad():
-        return float(recipe.distance(draft, ids, states))
+        loss = float(recipe.distance(draft, ids, states))
+        if isinstance(draft, DraftLayers):
+            teacher = draft.decoder(recipe.model.decoder).to_logits(states)
+            loss -= float(soft_cross_entropy(teacher, teacher))
+    return loss
 
 
 def test_the_soft_cross_entropy_is_least_where_both_agree():
@@ -73,7 +78,7 @@ def test_training_brings_a_draft_model_nearer_and_leaves_the_target_alone(name, 
     recipe = RECIPES.load(name)(model, text, SHORT)
     torch.manual_seed(SHORT.seed)
     fresh = loss_on_all(recipe, recipe.build())
-    assert loss_on_all(recipe, trained(name, model, text)) < 0.97 * fresh
+    assert loss_on_all(recipe, trained(name, model, text)) < 0.9 * fresh
     assert all(torch.equal(before[key], value) for key, value in model.decoder.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.decoder.parameters())
 
