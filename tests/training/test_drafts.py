@@ -162,7 +162,7 @@ def test_a_draft_model_made_through_the_command_loads_for_its_model(text, monkey
     assert isinstance(adapters.load("distilled", model), DraftLayers)
 
 
-AGREEMENT = {"distilled": 0.3, "distilled-w4": 0.4, "eagle": 0.4, "eagle-w4": 0.4}
+AGREEMENT = {"distilled": 0.27, "distilled-w4": 0.32, "eagle": 0.27, "eagle-w4": 0.4}
 
 
 @pytest.mark.parametrize("name", NAMES)
