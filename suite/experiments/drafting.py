@@ -65,6 +65,11 @@ class Record:
         return float(sum(getattr(done.drafts, name) for done in self.completions if done.drafts is not None))
 
     @property
+    def rounds(self) -> float:
+        """Passes of the target over drafts, empty ones included."""
+        return self._sum("rounds")
+
+    @property
     def tau(self) -> float:
         """Tokens per pass over all rounds; 1 for plain decoding."""
         return self._sum("emitted") / self._sum("rounds") if self._sum("rounds") else 1.0

@@ -124,7 +124,7 @@ def draft_parts(record: Record, cost: VerifyCost) -> Parts:
 
 def hier_parts(record: Record, figures: MiddleFigures, cost: VerifyCost) -> Parts:
     """R (D c_E + c_m r_m(N)) + r(g + 1); what opens a chain after a full acceptance is in neither bracket."""
-    rounds = figures.rounds / figures.chains
+    rounds = figures.rounds / record.rounds
     expand, middle = (ns / figures.rounds / 1e9 / cost.step_s for ns in (figures.expand_ns, figures.pass_ns))
     draft, verify = record.draft_s / cost.step_s, cost.round_ratio(record.width)
     opening = draft - rounds * (expand + middle)
