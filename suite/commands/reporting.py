@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from suite.commands.output import print_json, stdout
 from suite.commands.stores import open_store
+from suite.commands.verdicts import write_text
 from suite.errors import InputError, NothingMeasuredError
 from suite.harness.measurement import UnitResult
 from suite.harness.store import Store
@@ -49,20 +51,34 @@ def report(output: Path, store_file: Path | None, as_json: bool) -> int:
 
 
 def export(form: str, output: Path, store_file: Path | None, as_json: bool) -> int:
-    """Writes units and samples as parquet, CSV or JSON."""
+    """Writes units and samples as parquet, CSV or JSON, or one file in the shape that another tool reads."""
+    from analysis.exchange import SHAPES
     from suite.harness.export import FORMATS
     from suite.harness.export import export as write
 
-    if form not in FORMATS:
-        raise InputError(f"unknown export format {form!r}; known: {', '.join(FORMATS)}.")
+    if form not in (*FORMATS, *SHAPES):
+        raise InputError(f"unknown export format {form!r}; known: {', '.join((*FORMATS, *SHAPES))}.")
     with open_store(store_file) as store:
         units = store.units()
-    if not units:
-        raise NothingMeasuredError(f"there is nothing to export in {store.path}; run `python -m suite run` first.")
-    files = write(units, output, form)
+        if not units:
+            raise NothingMeasuredError(f"there is nothing to export in {store.path}; run `python -m suite run` first.")
+        files = write(units, output, form) if form in FORMATS else [_write_shape(form, store, units, output)]
     if as_json:
         print_json({"files": [str(file) for file in files]})
     else:
         for file in files:
             stdout().print(f"written: {file}", markup=False)
     return 0
+
+
+def _write_shape(form: str, store: Store, units: Sequence[UnitResult], folder: Path) -> Path:
+    """The newest answer to each question, of the machine measured last."""
+    from analysis.exchange import SHAPES
+    from analysis.summary import newest_blocks
+
+    machine_id = units[-1].machine_id
+    newest = newest_blocks([unit for unit in units if unit.machine_id == machine_id])
+    document = SHAPES[form](newest, json.loads(store.machines().get(machine_id, "{}")))
+    path = folder / f"{form}.json"
+    write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), "-o")
+    return path
