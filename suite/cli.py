@@ -281,7 +281,12 @@ def report(
 
 @app.command(epilog="Example: python -m suite export --format parquet -o results/")
 def export(
-    format: Annotated[str, typer.Option("--format", help="parquet, csv or json.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="parquet, csv, json; github-action-benchmark, bencher, pytest-benchmark or lm-eval."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write into.")] = Path("results/export"),
     store: Store = None,
     json: Json = False,
@@ -290,6 +295,59 @@ def export(
     from suite.commands import reporting
 
     return reporting.export(format, output, store, json)
+
+
+@app.command(epilog="Example: python -m suite compare main.sqlite results/suite.sqlite --markdown comment.md")
+def compare(
+    base: Annotated[str, typer.Argument(help="What was: a store, a history, or a code version, sweep, night, commit.")],
+    new: Annotated[str, typer.Argument(help="What is, named the same way.")],
+    min_effect: Annotated[
+        float, typer.Option("--min-effect", min=0, help="Relative change of a time below which nothing is said.")
+    ] = 0.05,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write the body of a pull request's comment.")
+    ] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Also write GitHub's annotations of regressions to stderr.")
+    ] = False,
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """What got worse between two results: speed, quality, KV cache, memory; exit code 1 if anything did."""
+    from suite.commands import comparing
+
+    return comparing.compare(base, new, min_effect, store, markdown, github, json)
+
+
+@app.command(epilog="Example: python -m suite nightly --budget 20m")
+def nightly(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(help="TOML file of the runs, as for `suite sweep`. Default: a set for this machine."),
+    ] = None,
+    budget: Annotated[str, typer.Option("--budget", help="Time for the night: 90s, 20m, 2h.")] = "20m",
+    ledger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ledger", help="Only these systems' claims; repeatable; `none` for none. Default: all, in turn."
+        ),
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", help="File of the nights (default nightly.jsonl beside the store).")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write the body of an issue.")] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Also write GitHub's annotations of regressions to stderr.")
+    ] = False,
+    store: Store = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Report file.")] = Path("report.html"),
+    json: Json = False,
+) -> int:
+    """Measure what was left longest, refresh the ledger, grow the history, and say what has got worse."""
+    from suite.commands import nightly as command
+
+    options = command.NightlyOptions(spec, budget, ledger or [], history, output, markdown, github)
+    return command.nightly(options, store, json)
 
 
 @app.command(epilog="Example: python -m suite train lab-recall -o my-model")

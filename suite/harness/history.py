@@ -73,6 +73,8 @@ class History:
 
     def append(self, lines: Sequence[Line]) -> None:
         """Adds lines behind all that are there, whoever else is writing; they are on the disk when this returns."""
+        if not lines:
+            return
         text = "".join(line.model_dump_json() + "\n" for line in lines).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

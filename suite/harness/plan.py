@@ -74,10 +74,14 @@ class Block(Spec):
 
 
 class Plan(Spec):
-    """The blocks of one run on one model in one engine. `explicit` means that the user named the methods."""
+    """The blocks of one run on one model in one engine. `explicit` means that the user named the methods.
+
+    A `fresh` plan measures again what an earlier run has settled.
+    """
 
     blocks: tuple[Block, ...]
     explicit: bool
+    fresh: bool = False
     limit: int | None = None
     budget_s: float | None = None
     notes: tuple[str, ...] = ()

@@ -126,7 +126,7 @@ class _Run:
     def _execute(self, block: Block, setting: Setting) -> None:
         workload = make_workload(block.workload)
         name, keys = block_keys(block, workload, self._bench)
-        if self._bench.store.settled(keys, self._sweep):
+        if self._bench.store.settled(keys, self._sweep, fresh=self._plan.fresh):
             found = [self._bench.store.unit(key) for key in keys]
             self._outcome.units += [unit for unit in found if unit is not None]
             self._outcome.taken_over += len(found)

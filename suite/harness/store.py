@@ -202,17 +202,17 @@ class Store:
         with self._explained():
             return [UnitResult.model_validate_json(text) for (text,) in rows]
 
-    def settled(self, keys: Sequence[str], sweep: str) -> bool:
+    def settled(self, keys: Sequence[str], sweep: str, *, fresh: bool = False) -> bool:
         """True when none of these units need be measured (again) in this sweep.
 
-        What this sweep itself finished is never repeated. An older result is taken over if it is sound; a failed or an
-        unstable one is measured again, because that is what its reader was told to do.
+        What this sweep itself finished is never repeated. An older result is taken over if it is sound, unless all are
+        to be `fresh`; a failed or an unstable one is measured again, because that is what its reader was told to do.
         """
         marks = ", ".join("?" * len(keys))
-        status = "json_extract(json, '$.status')"
+        sound = "json_extract(json, '$.status') IN ('ok', 'gated')"
         rows = self._read(
-            f"SELECT count(*) FROM units WHERE key IN ({marks}) AND (sweep = ? OR {status} IN ('ok', 'gated'))",
-            [*keys, sweep],
+            f"SELECT count(*) FROM units WHERE key IN ({marks}) AND (sweep = ? OR (NOT ? AND {sound}))",
+            [*keys, sweep, fresh],
         )
         return bool(rows[0][0] == len(set(keys)))
 
@@ -253,6 +253,13 @@ class Store:
         """Fingerprints (JSON) by machine id."""
         return dict(self._read("SELECT machine_id, json FROM machines"))
 
+    def sweeps(self, prefix: str) -> list[str]:
+        """Ids, beginning so, of the sweeps that units were last measured in, in order."""
+        rows = self._read(
+            "SELECT DISTINCT sweep FROM units WHERE substr(sweep, 1, ?) = ? ORDER BY sweep", (len(prefix), prefix)
+        )
+        return [sweep for (sweep,) in rows]
+
     def save_sweep(self, sweep: str, plan: str) -> None:
         """Writes down what a run is about to do, before it does it; saving it again changes the plan only."""
         self._write(
@@ -264,9 +271,13 @@ class Store:
         """Nothing of this sweep is left to do."""
         self._write("UPDATE sweeps SET done = ? WHERE id = ?", [(now(), sweep)])
 
-    def pending_sweep(self) -> Sweep | None:
-        """The latest sweep that was begun and not finished, or `None`."""
-        rows = self._read("SELECT id, plan, created FROM sweeps WHERE done IS NULL ORDER BY created DESC LIMIT 1")
+    def pending_sweep(self, prefix: str = "") -> Sweep | None:
+        """The latest sweep, of those whose id begins so, that was begun and not finished, or `None`."""
+        rows = self._read(
+            "SELECT id, plan, created FROM sweeps WHERE done IS NULL AND substr(id, 1, ?) = ? "
+            "ORDER BY created DESC LIMIT 1",
+            (len(prefix), prefix),
+        )
         return Sweep(*rows[0]) if rows else None
 
 

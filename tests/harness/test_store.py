@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,6 @@ from suite.harness.export import FORMATS, export
 from suite.harness.measurement import Calibration, Ceiling, Finding
 from suite.harness.store import Run, Store, default_path
 from tests.harness.support import unit
-
-ROOT_USER = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _finding(measured: float, machine: str = "m") -> Finding:
@@ -214,18 +212,6 @@ def test_a_full_database_is_one_sentence_and_keeps_what_was_there(store: Store) 
     assert [one.key for one in store.units()] == ["k0"]
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if not ROOT_USER or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system needs the right to mount one")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tiny_disk: Path) -> None:
     with Store(tiny_disk / "s.sqlite") as store:
         store.add_units([unit("k0")], "s")
@@ -277,3 +263,24 @@ def test_a_store_from_before_sweeps_gets_their_table(store: Store) -> None:
     with Store(store.path) as opened:
         opened.add_run("r", [unit("k0")], [])
     assert store.run("r") is not None
+
+
+WRITERS, EACH = 4, 10
+_WRITE = (
+    "import sys; from pathlib import Path; from suite.harness.store import Store\n"
+    "from tests.harness.support import unit\n"
+    f"for i in range({EACH}):\n"
+    "    with Store(Path(sys.argv[1])) as store: store.add_units([unit(f'{sys.argv[2]}-{i}', text='x' * 50_000)], 's')"
+)
+
+
+def test_several_writers_lose_no_unit(tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    root = Path(__file__).resolve().parents[2]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITE, str(path), str(name)], cwd=root) for name in range(WRITERS)
+    ]
+    assert [writer.wait() for writer in writers] == [0] * WRITERS
+    with Store(path) as store:
+        assert {one.key for one in store.units()} == {f"{name}-{i}" for name in range(WRITERS) for i in range(EACH)}
+        assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
