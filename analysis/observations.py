@@ -10,7 +10,7 @@ from typing import Any
 from analysis.comparison import contest_of, problems
 from analysis.headlines import contest_title
 from analysis.metrics import kv_metrics, latency_metrics, score_metrics
-from analysis.samples import method_label, pair_times, question, request_scores, timed_samples
+from analysis.samples import method_label, pair_times, question, request_scores, threads_of, timed_samples
 from suite.harness.history import Observation
 from suite.harness.measurement import UnitResult
 
@@ -38,7 +38,7 @@ def observe(
         night=night,
         at=at or unit.started_at,
         run=run,
-        question=_hash("\n".join((question(unit), unit.workload_revision, unit.model_digest))),
+        question=_hash("\n".join((question(unit), unit.workload_revision, unit.model_digest, str(threads_of(unit))))),
         place=place,
         label=label(unit),
         status=unit.status,

@@ -36,7 +36,7 @@ LEVEL = 0.05  # chance of one wrong verdict or more in a whole comparison
 MIN_EFFECT = 0.05  # two single runs differ by a few percent for no reason but the day
 MIN_PAIRS = 5
 COUNTED_EFFECT = 0.01
-JUMP = 0.25  # a night this much slower than every night before needs no second one
+JUMP, FEW = 0.25, 0.75  # how much slower than each of n nights one night must be to need no second: JUMP + FEW / n
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,9 @@ def _jump(past: Sequence[Observation], one: Observation, metric: str) -> Verdict
         return Verdict(one.label, metric, "no verdict", after=now, reason="no stable night before this one.")
     usual = median(window)
     change = Estimate(now / usual - 1, None, None, len(window), "tonight against the usual")
-    if now > (1 + JUMP) * max(window) and _surely_slower(past[-1], one, metric):
-        reason = f"slower than each of {len(window)} nights."
+    jump = JUMP + FEW / len(window)
+    if now > (1 + jump) * max(window) and _slower_by(jump / 2, past[-1], one, metric):
+        reason = f"more than {jump:.0%} slower than each of {len(window)} nights."
         return Verdict(one.label, metric, "regression", usual, now, change, reason=reason)
     if len(window) < change_points.MIN_BASE:
         reason = f"{len(window)} of {change_points.MIN_BASE} stable nights are there to judge it by."
@@ -250,7 +251,7 @@ def _jump(past: Sequence[Observation], one: Observation, metric: str) -> Verdict
     return Verdict(one.label, metric, "same", usual, now, change)
 
 
-def _surely_slower(last: Observation, one: Observation, metric: str) -> bool:
-    """Request by request, too: the whole interval is beyond half of the jump."""
+def _slower_by(least: float, last: Observation, one: Observation, metric: str) -> bool:
+    """Request by request, too: the whole interval is beyond it."""
     paired = statistics.ratio_from_logs(_pair_logs(one.times[metric], last.times.get(metric, {})))
-    return paired is not None and paired.low is not None and paired.low > 1 + JUMP / 2
+    return paired is not None and paired.low is not None and paired.low > 1 + least

@@ -23,9 +23,9 @@ HISTORY_NAME = "nightly.jsonl"
 class Observation(Record):
     """What one unit gave in one night.
 
-    `question` hashes what was asked (method, workload and its data, model, engine), `place` the hardware: equal ones
-    form a series.
-    `times` holds the milliseconds of every timed request by latency and "request#repeat", `scores` those of requests.
+    `question` hashes what was asked (method, workload and its data, model, engine, threads), `place` the hardware:
+    equal ones form a series. `times` holds the milliseconds of every timed request by latency and "request#repeat",
+    `scores` those of requests.
     """
 
     kind: Literal["unit"] = "unit"

@@ -10,6 +10,7 @@ from analysis.regression import MIN_PAIRS, Verdict, compare, judge_night
 from suite.harness.history import Observation
 from tests.analysis.factory import sample, unit
 from tests.analysis.nights import history, levels, observation
+from tests.harness.support import quiet
 
 
 def _side(slow: float = 1.0, *, seed: int = 0, requests: int = 12, method: str = "dense", **changes) -> Observation:
@@ -138,12 +139,20 @@ def test_an_unstable_night_gets_no_verdict() -> None:
     assert "steal" in verdicts["unit 0", "tpot"].reason
 
 
-def test_twice_as_slow_is_found_in_the_night_it_happens_even_without_a_history() -> None:
-    factors = np.ones((2, 2))
-    factors[:, 1] = 2.0
-    assert _judged(list(history(factors)))["unit 0", "tpot"].outcome == "regression"
-    factors[:, 1] = 1.2  # two nights may differ by that much
-    assert _judged(list(history(factors)))["unit 0", "tpot"].outcome == "no verdict"
+@pytest.mark.parametrize(
+    ("nights", "slower", "outcome"),
+    [
+        (1, 2.2, "regression"),
+        (1, 1.8, "no verdict"),
+        (9, 1.4, "regression"),
+        (9, 1.3, "no verdict"),
+        (50, 1.3, "regression"),
+    ],
+)
+def test_the_fewer_nights_there_are_the_larger_a_jump_must_be(nights: int, slower: float, outcome: str) -> None:
+    factors = np.ones((2, nights + 1))
+    factors[:, -1] = slower
+    assert _judged(list(history(factors)))["unit 0", "tpot"].outcome == outcome
 
 
 def test_counted_figures_and_scores_are_judged_against_the_usual() -> None:
@@ -164,3 +173,9 @@ def test_counted_figures_and_scores_are_judged_against_the_usual() -> None:
 def test_the_first_nights_are_no_false_alarm(nights: int) -> None:
     verdicts = _judged(list(history(levels(np.random.default_rng(2), 20, nights))))
     assert not [one for one in verdicts.values() if one.outcome == "regression"]
+
+
+def test_another_number_of_threads_is_another_question() -> None:
+    one, two = (_side(noise=quiet(threads=threads)).question for threads in (1, 2))
+    assert one != two
+    assert one == _side(seed=1, noise=quiet(threads=1)).question

@@ -107,7 +107,21 @@ def test_lists_name_what_there_is(kind, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "sweep", "resume", "list", "roofline", "reproduce", "report", "export", "train", "doctor"]
+    "command",
+    [
+        "run",
+        "sweep",
+        "resume",
+        "list",
+        "roofline",
+        "reproduce",
+        "report",
+        "export",
+        "train",
+        "doctor",
+        "compare",
+        "nightly",
+    ],
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     assert run([command, "--help"]) == 0
