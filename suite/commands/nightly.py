@@ -6,7 +6,6 @@ and the history lacks is entered first, and what was not got to is the oldest, h
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -260,7 +259,7 @@ def _document(night: _Night, verdicts: Sequence[Verdict], report: Path | None, n
         "schema": SCHEMA,
         "night": night.id,
         "commit": night.commit,
-        "machine": json.loads(json.dumps(machine.fingerprint())),
+        "machine": machine.fingerprint(),
         "turns": [turn.model_dump(mode="json") for turn in night.turns],
         "units": [{"key": unit.key, "status": unit.status} for unit in night.units],
         "tally": said.tally(verdicts),

@@ -28,7 +28,7 @@ _TAIL_LINES = 2
 
 
 def refresh(slug: str, night: str, store: Store, deadline: Deadline) -> Turn:
-    """Measures the claims of one system; rows that were done before the time was up are in the store."""
+    """Measures the claims of one system; rows that were done before the time was up are in the store, and told."""
     started, at = time.monotonic(), now()
     command = [sys.executable, "-m", "suite", "reproduce", slug, "--store", str(store.path.absolute()), "--json"]
     paths = [str(machine.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -41,7 +41,9 @@ def refresh(slug: str, night: str, store: Store, deadline: Deadline) -> Turn:
         out.seek(0)
         log.seek(0)
         error = error or _failure(out.read(), log.read())
-    verdicts = {row.claim: row.verdict for row in store.findings(slug) if row.machine_id == machine.machine_id()}
+    verdicts = {
+        claim: row.verdict for (owner, claim), row in rows_of(store).items() if owner == slug and row.measured_at >= at
+    }
     return Turn(
         night=night, at=at, what="ledger", name=slug, seconds=time.monotonic() - started, finished=error is None,
         error=error, verdicts=verdicts,
