@@ -157,7 +157,7 @@ def _interval(data: FloatArray) -> tuple[float | None, float | None, str]:
     """Bootstrap interval of the mean: BCa, or percentile where BCa is undefined."""
     if len(data) < 2:
         return None, None, "one sample, no interval"
-    if np.ptp(data) == 0.0:
+    if np.ptp(data) <= 1e-12 * np.abs(data).max():
         return float(data[0]), float(data[0]), "all samples equal"
     result = stats.bootstrap(
         (data,),
