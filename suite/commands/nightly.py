@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SPEC = Path(__file__).with_name("nightly.toml")
 SCHEMA = "inference-suite.nightly/1"
-LEDGER_SHARE = 0.25  # of the budget, and whatever the runs leave
+LEDGER_SHARE = 1 / 3  # of the budget, and whatever the runs leave
 LEAST_S = 20.0  # a system's claims are not begun with less time than this
 _SWEEP = "nightly-"
 

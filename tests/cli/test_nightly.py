@@ -60,7 +60,7 @@ def test_two_nights_grow_the_history_and_are_no_false_alarm(
         code, document = _night(capsys, "--budget", "5m", "--markdown", "issue.md")
         assert code == 0
         assert [turn["finished"] for turn in document["turns"]] == [True] * 3
-        assert len({line.at for line in _nights(ready)}) == 3 * nights  # measured again, though nothing has changed
+        assert len({line.at for line in _nights(ready)}) == 3 * nights
         assert "regression" not in document["tally"]
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     assert "night" in (tmp_path / "issue.md").read_text()
@@ -276,6 +276,7 @@ def test_a_unit_error_in_a_run_goes_on_with_the_next(ready: Store, capsys, monke
     measure = running.measure
 
     def failing(planned: Any, sweep: str | None, store: Store) -> running.Measured:
+        assert planned.fresh  # what has not changed is measured all the same
         if '"seed":1' in planned.model_dump_json():
             raise UnitError("the model is gone.")
         return measure(planned, sweep, store)

@@ -137,6 +137,18 @@ def test_a_finished_block_is_taken_over_by_the_next_run(store: Store, monkeypatc
     assert support.log == []
 
 
+def test_a_fresh_plan_measures_again_what_is_settled_but_repeats_nothing_of_its_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_module, "judge", lambda *_: support.quiet())
+    run(wishes("other"), store)
+    made, ready = bench(plan(wishes("other")), store)
+    fresh = made.model_copy(update={"fresh": True})
+    sweep = start_sweep(store, fresh)
+    assert run_blocks(fresh, sweep, ready).taken_over == 0
+    assert run_blocks(fresh, sweep, ready).taken_over == 2
+
+
 @pytest.mark.parametrize("status", ["failed", "unstable"])
 def test_a_failed_or_unstable_unit_is_measured_again_by_a_new_run_only(
     store: Store, monkeypatch: pytest.MonkeyPatch, status: str
