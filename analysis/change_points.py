@@ -32,7 +32,7 @@ _NOISE_FLOOR = 0.002
 _MAX_LAG = 0.7
 _CLIP = 3.0
 _LARGE = 200.0  # what a step's square times its nights must exceed, in units of one night's noise
-_NOISY = 40  # on a noisy machine a shift must be larger, or hold for longer
+_NOISY = 20  # on a noisy machine a shift must be larger, or hold for longer
 
 
 @dataclass(frozen=True)
