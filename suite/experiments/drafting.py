@@ -237,17 +237,44 @@ def _binary(nodes: int) -> TokenTree:
     return TokenTree(tuple(range(nodes)), tuple(ROOT if node < 2 else node // 2 - 1 for node in range(nodes)))
 
 
-def lossless_shares(
-    model: LanguageModel, ours: Sequence[Contender], asked: Sequence[Request], bench: Workbench
-) -> tuple[list[float], list[float], int]:
-    """By request, the contenders taking turns: the share of its tokens before the first that is not plain decoding's.
+@dataclass(frozen=True)
+class Agreement:
+    """By request: the share of its tokens that are plain decoding's before the first that differs.
 
     Also the gaps between the target's two best logits where texts part, and the number of tokens compared.
     """
+
+    shares: list[float]
+    gaps: list[float]
+    tokens: int
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """Both."""
+        return Agreement(self.shares + other.shares, self.gaps + other.gaps, self.tokens + other.tokens)
+
+    @property
+    def told(self) -> str:
+        """How many texts part, and how many of them at a tie."""
+        tied = sum(gap < TIE for gap in self.gaps)
+        return f"{len(self.gaps)} texts part, {tied} of them where the two best logits are less than {TIE} apart"
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, if anything is."""
+        broken = sum(gap >= TIE for gap in self.gaps)
+        return f"{broken} texts part where the target does not hesitate" if broken else ""
+
+
+def agreement(
+    model: LanguageModel, ours: Sequence[Contender], requests: Sequence[Request], bench: Workbench
+) -> Agreement:
+    """Greedy texts of `ours` in turn, a request each, beside plain decoding's."""
     dense = Contender(Dense(), Dense.Config(), model)
     shares, gaps, tokens = list[float](), list[float](), 0
-    for index, request in enumerate(asked):
-        bench.tick(f"losslessness, request {index + 1} of {len(asked)}")
+    for contender in ours:
+        contender.prepare()
+    for index, request in enumerate(requests):
+        bench.tick(f"losslessness, request {index + 1} of {len(requests)}")
         plain = dense.complete([request], RequestMeter())[0].token_ids
         mine = ours[index % len(ours)].complete([request], RequestMeter())[0].token_ids
         same = agreeing(mine, plain)
@@ -255,7 +282,7 @@ def lossless_shares(
         tokens += len(plain)
         if mine != plain:
             gaps.append(top_two_gap(model, [*model.encode(request).ids, *plain[:same]]))
-    return shares, gaps, tokens
+    return Agreement(shares, gaps, tokens)
 
 
 def figure_table(records: Mapping[str, Record], cost: VerifyCost) -> dict[str, dict[str, float]]:

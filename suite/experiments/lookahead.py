@@ -19,14 +19,14 @@ from suite.experiments.base import Experiment, Workbench
 from suite.experiments.drafting import (
     CONTEXT,
     FREE,
-    TIE,
+    Agreement,
     Racers,
     Record,
     VerifyCost,
+    agreement,
     decode_speedup,
     figure_table,
     further,
-    lossless_shares,
     race,
     speedup,
     verify_cost,
@@ -76,17 +76,13 @@ class LookaheadExperiment(Experiment):
         yield self._free(bench, free, cost)
 
     def _lossless(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        asked = [one for name in KINDS for one in requests(name, EXACT // len(KINDS), TEST_SEED)]
-        shares, gaps, tokens = lossless_shares(model, exact_field(model), asked, bench)
+        found = compared(model, bench)
         conditions = (
-            f"smollm2-135m fp32, {len(shares)} requests of both workloads, {tokens} greedy tokens, all modes; "
-            f"{len(gaps)} texts part, {sum(gap < TIE for gap in gaps)} of them where the two best logits are less "
-            f"than {TIE} apart"
+            f"smollm2-135m fp32, {len(found.shares)} requests of both workloads, {found.tokens} greedy tokens, "
+            f"all modes; {found.told}"
         )
-        broken = [gap for gap in gaps if gap >= TIE]
-        reason = f"{len(broken)} texts part where the target does not hesitate" if broken else ""
-        estimate = mean_estimate(shares)
-        return self.finding(claim, estimate, conditions, null=0.0, reason=reason, details={"gaps": gaps})
+        estimate, details = mean_estimate(found.shares), {"gaps": found.gaps}
+        return self.finding(claim, estimate, conditions, null=0.0, reason=found.reason, details=details)
 
     def _speed(self, bench: Workbench, claim: Claim, found: Raced, cost: VerifyCost, null: float = 1.0) -> Finding:
         """The figure is that of warm tries with LENGTH tokens per pass; everything else stands beside it."""
@@ -97,8 +93,8 @@ class LookaheadExperiment(Experiment):
         gap = predicted / measured.value - 1 if measured else 0.0
         conditions = (
             f"smollm2-135m bf16, batch 1, {bench.threads} threads, {found.workload}, {found.requests} requests after "
-            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; "
-            f"decode alone {with_interval(measured)} where the cost model says {predicted:.2f} ({gap:+.0%})"
+            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; decode alone {with_interval(measured)} "
+            f"where the cost model says {predicted:.2f} ({gap:+.0%})"
         )
         details = {"contenders": figure_table(records, cost), "r": {w: cost.ratio(w) for w in cost.pass_s}}
         return self.finding(claim, speedup(records, best), conditions, null=null, details=details)
@@ -202,7 +198,9 @@ def answers(model: LanguageModel, asked: Sequence[Request], bench: Workbench) ->
     return said
 
 
-def exact_field(model: LanguageModel) -> list[Contender]:
-    """All modes, and tries without prompts."""
+def compared(model: LanguageModel, bench: Workbench) -> Agreement:
+    """All modes in turn, on requests of both workloads."""
     kinds = [LookaheadConfig(decoding_length=WIDE, mode=mode) for mode in ("hier", "par", "one")]
-    return [Contender(Lookahead(), kind, model) for kind in (*kinds, config(source="output"))]
+    ours = [Contender(Lookahead(), kind, model) for kind in (*kinds, config(source="output"))]
+    asked = [one for name in KINDS for one in requests(name, EXACT // len(KINDS), TEST_SEED)]
+    return agreement(model, ours, asked, bench)

@@ -19,14 +19,14 @@ from suite.commands.roofline import shape_of
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.drafting import (
     CONTEXT,
-    TIE,
+    Agreement,
     Passes,
     Racers,
     Record,
     VerifyCost,
+    agreement,
     decode_speedup,
     figure_table,
-    lossless_shares,
     race,
     speedup,
     with_interval,
@@ -103,23 +103,18 @@ class SpecMQuantExperiment(Experiment):
         yield from self._hierarchy(bench, (hier_tree, hier_chain), raced["int4"], narrow["int4"].cost(), wide)
 
     def _lossless(self, bench: Workbench, model: LanguageModel, claim: Claim) -> Finding:
-        shares, gaps, tokens = list[float](), list[float](), 0
+        found = Agreement([], [], 0)
         for name in PRECISIONS:
             with at_precision(model, name):
                 field = [Contender(method, config, model) for method, config in exact_field()]
-                for contender in field:
-                    contender.prepare()
-                found = lossless_shares(model, field, requests(WORKLOAD, EXACT, TEST_SEED), bench)
-            shares, gaps, tokens = shares + found[0], gaps + found[1], tokens + found[2]
-        broken = [gap for gap in gaps if gap >= TIE]
+                found += agreement(model, field, requests(WORKLOAD, EXACT, TEST_SEED), bench)
         conditions = (
-            f"smollm2-135m fp32, weights as they are and in int4, {len(shares)} requests of {WORKLOAD}, {tokens} "
-            f"greedy tokens, HierSpec and EAGLE; {len(gaps)} texts part, {len(gaps) - len(broken)} of them where the "
-            f"two best logits are less than {TIE} apart"
+            f"smollm2-135m fp32, weights as they are and in int4, {len(found.shares)} requests of {WORKLOAD}, "
+            f"{found.tokens} greedy tokens, HierSpec and EAGLE; {found.told}"
         )
-        reason = f"{len(broken)} texts part where the target does not hesitate" if broken else ""
+        details = {"gaps": found.gaps, "tokens": found.tokens}
         return self.finding(
-            claim, mean_estimate(shares), conditions, null=0.0, reason=reason, details={"gaps": gaps, "tokens": tokens}
+            claim, mean_estimate(found.shares), conditions, null=0.0, reason=found.reason, details=details
         )
 
     def _tree_cost(

@@ -25,6 +25,11 @@ def load(recipe: str, model: LanguageModel) -> nn.Module:
     directory = find(recipe, model)
     if directory is None:
         raise InputError(_untrained(recipe, model))
+    return read(recipe, directory, model)
+
+
+def read(recipe: str, directory: Path, model: LanguageModel) -> nn.Module:
+    """The recipe's module with the weights of a directory, without gradients."""
     module: nn.Module = RECIPES.load(recipe)(model).build()
     module.load_state_dict(rows8.unpack(load_file(directory / WEIGHTS)))
     return module.requires_grad_(False).eval()
@@ -33,7 +38,7 @@ def load(recipe: str, model: LanguageModel) -> nn.Module:
 def find(recipe: str, model: LanguageModel) -> Path | None:
     """The directory of the weights for this model: committed, or in the cache."""
     places = (COMMITTED / f"{recipe}-{model.name}", place(recipe, model))
-    return next((directory for directory in places if _made_for(directory, model)), None)
+    return next((directory for directory in places if made_for(directory, model)), None)
 
 
 def missing(recipe: str, model: LanguageModel) -> str | None:
@@ -55,5 +60,6 @@ def cache_root() -> Path:
     return Path(os.environ.get("SUITE_CACHE") or platformdirs.user_cache_dir("inference-suite"))
 
 
-def _made_for(directory: Path, model: LanguageModel) -> bool:
+def made_for(directory: Path, model: LanguageModel) -> bool:
+    """Whether a directory holds adapters of this very model."""
     return (directory / MANIFEST).exists() and load_manifest(directory).model.get("base_digest") == model.digest

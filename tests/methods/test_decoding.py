@@ -213,7 +213,7 @@ def test_a_scored_text_has_the_log_probabilities_of_plain_decoding(name):
         assert mine.target_logprobs == pytest.approx(theirs.target_logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ngram", "lookahead"])
+@pytest.mark.parametrize("name", ["ngram", "lookahead", "chimera"])
 @pytest.mark.parametrize(
     "rules", [{"temperature": 1.0}, {"temperature": 0.6, "top_p": 0.8}, {"temperature": 1.3, "top_k": 5}]
 )

@@ -58,6 +58,6 @@ def test_recorded_queries_and_keys_are_the_rotated_ones() -> None:
 
 
 def test_texts_are_lines_of_their_own(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_write", lambda model, requests: iter([[97] * 20, [98] * 20]))
+    monkeypatch.setattr(activations, "write", lambda *args: iter([[97] * 20, [98] * 20]))
     written = written_by(tiny_model(), 1, 42, 0, lambda text: None).windows[0].tolist()
     assert tiny_model().tokenizer.decode(written) == "a" * 20 + "\n" + "b" * 20 + "\n"
