@@ -1,8 +1,8 @@
 """Chimera's claims on the default model: the card's small experiment.
 
 The drafter in the repository is raced with plain decoding. Its ablations and Medusa's heads are trained here at first,
-and a short Chimera with them, all with the same steps on the same texts; they take minutes and stay in the user's cache.
-They are compared by tokens per pass on the card's tree, which do not depend on the clock.
+and a short Chimera with them, all with the same steps on the same texts; they take minutes and stay in the cache. They
+are compared by tokens per pass on the card's tree, which do not depend on the clock.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from suite.experiments.drafting import (
     VerifyCost,
     agreement,
     decode_speedup,
-    figure_table,
     further,
     race,
-    verify_cost,
+    figure_table,
     with_interval,
+    verify_cost,
 )
 from suite.experiments.lookahead import requests
 from suite.harness.contender import Contender
@@ -91,13 +91,15 @@ class ChimeraExperiment(Experiment):
         cost = verify_cost(model, bench)
         methods = {tree: (Chimera(), ChimeraConfig(tree=tree)) for tree in SHAPES}
         records = race(model, {"dense": (Dense(), Dense.Config()), **methods}, requests("chat-open", TESTS, 0), bench)
-        measured, record = decode_speedup(records, "small"), records["small"]
-        told = ", ".join(f"{name} {with_interval(decode_speedup(records, name))} (tau {records[name].tau:.2f})" for name in SHAPES)
+        measured = decode_speedup(records, "small")
+        told = ", ".join(
+            f"{name} {with_interval(decode_speedup(records, name))} (tau {records[name].tau:.2f})" for name in SHAPES
+        )
         drafter = methods["small"][0]
         conditions = (
             f"smollm2-135m bf16, batch 1, {bench.threads} threads, chat-open, {TESTS} questions, greedy, prefill "
             f"excluded, the small tree of {len(SHAPES['small'].split())} nodes; {told}; a round reads "
-            f"{drafter_bytes(drafter, model) / 1e6:.0f} MB of drafter beside {model.model_bytes / 1e6:.0f} MB of model; "
+            f"{drafter_bytes(drafter, model) / 1e6:.0f} MB of drafter, {model.model_bytes / 1e6:.0f} MB of model; "
             f"trigram cache hits {drafter.table.hits / max(1, drafter.table.asked):.0%}"
         )
         details = {"contenders": figure_table(records, cost), "r": {w: cost.ratio(w) for w in cost.pass_s}}
@@ -117,7 +119,7 @@ class ChimeraExperiment(Experiment):
         }  # fmt: skip
         told = "; ".join(f"{name} {percent(target)}" for name, (_, target) in found.items())
         conditions = (
-            f"smollm2-135m fp32, {len(recipe.held_out)} held-out answers of its own, free-running, {steps()} steps each; "
+            f"smollm2-135m fp32, {len(recipe.held_out)} held-out answers, free-running, {steps()} steps each; "
             f"top-1 of heads 1 to {HEADS} against the target's choice: {told}"
         )
         details = {
@@ -130,7 +132,9 @@ class ChimeraExperiment(Experiment):
         self, bench: Workbench, model: LanguageModel, trained: dict[str, Path], claims: dict[str, Claim]
     ) -> Iterator[Finding]:
         """The short Chimera over each of the others, on the card's tree."""
-        racers = {name: (Short(name, place), ChimeraConfig(tree="card", drafter=name)) for name, place in trained.items()}
+        racers = {
+            name: (Short(name, place), ChimeraConfig(tree="card", drafter=name)) for name, place in trained.items()
+        }
         records = race(model, racers, requests("chat-open", TESTS, 0), bench)
         tau = ", ".join(f"{name} {record.tau:.2f}" for name, record in records.items())
         conditions = (
@@ -139,7 +143,9 @@ class ChimeraExperiment(Experiment):
         )
         for name, claim in claims.items():
             details = {"figures": {racer: record.figures for racer, record in records.items()}}
-            yield self.finding(claim, further(records, "chimera", name), f"{conditions}; against {name}", details=details)
+            yield self.finding(
+                claim, further(records, "chimera", name), f"{conditions}; against {name}", details=details
+            )
 
 
 def steps() -> int:

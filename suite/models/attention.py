@@ -112,7 +112,7 @@ class Attention(Protocol):
     def plain(self, step: Step) -> Tables | None:
         """Each layer's rotary tables if this pass is ordinary attention to the same slots in all layers, else None.
 
-        Then the decoder may run it in one call for all layers: `__call__` is left out, and only the last layer observed.
+        Then the decoder may run it in one call for all layers: `__call__` is left out, only the last layer observed.
         """
         ...
 

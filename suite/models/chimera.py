@@ -67,7 +67,7 @@ class ChimeraDrafter(nn.Module):
 
     def encode(self, embedded: Tensor) -> Tensor:
         """Embeddings [..., 3, d] of the last three tokens -> g [..., d]."""
-        return embedded[..., 2, :] if self.trigram is None else self.trigram(embedded.flatten(-2))  # type: ignore[no-any-return]
+        return embedded[..., 2, :] if self.trigram is None else self.trigram(embedded.flatten(-2))
 
 
 class MedusaHeads(nn.Module):

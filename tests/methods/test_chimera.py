@@ -24,8 +24,8 @@ from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads, last_three
 from suite.models.decoder import Layers
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.chimera import level_loss, right_at, unrolled
-from tests.methods.drafting import context, dense, request, run, small_model
 from tests.methods import test_decoding
+from tests.methods.drafting import context, dense, request, run, small_model
 from tests.methods.support import tiny_model
 from tests.methods.test_decoding import chi_square, drawn, sequence_law, total_variation
 
@@ -51,7 +51,9 @@ def shaken(drafter: nn.Module, seed: int = 1) -> Any:
 def made(model: LanguageModel, kind: str = "chimera") -> Any:
     torch.manual_seed(0)
     parts = {"chimera-no-trigram": {"trigram": False}, "chimera-no-context": {"context": False}}
-    return shaken(MedusaHeads(model.config) if kind == "medusa" else ChimeraDrafter(model.config, **parts.get(kind, {})))
+    return shaken(
+        MedusaHeads(model.config) if kind == "medusa" else ChimeraDrafter(model.config, **parts.get(kind, {}))
+    )
 
 
 def text_of(model: LanguageModel, count: int = TOKENS, seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -147,7 +149,7 @@ def test_labels_are_no_input():
 
 
 def test_heads_start_as_the_targets_own_matrix():
-    """Trap: random heads. W1 starts as zero and W2 hands on the newest token, so f comes from the target's embedding."""
+    """Trap: random heads. W1 starts as zero, and W2 hands on the newest token."""
     model = tiny_model()
     torch.manual_seed(0)
     drafter = ChimeraDrafter(model.config)

@@ -67,7 +67,7 @@ class Chimera(DecodingMethod):
     card: ClassVar[Card] = Card(
         slug="chimera",
         family="decoding",
-        title="Chimera: A Lossless Decoding Method for Accelerating Large Language Models Inference by Fusing all Tokens",
+        title="Chimera: A Lossless Decoding Method for Accelerating LLM Inference by Fusing all Tokens",
         source="arXiv 2402.15758, github.com/kafkayu/Chimera",
         lossless=True,
         needs=("adapter",),

@@ -65,7 +65,9 @@ class ContextStates:
 
     def extend(self, rows: Sequence[int], states: Sequence[Tensor], roots: Tensor) -> Tensor:
         """New states [t, d] of each row, then its root's encoding [n, d] -> features [n, d] of the roots."""
-        pieces = [torch.cat((new, root[None])).split(PREFILL_CHUNK) for new, root in zip(states, roots, strict=True)]
+        pieces = [
+            torch.split(torch.cat((new, root[None])), PREFILL_CHUNK) for new, root in zip(states, roots, strict=True)
+        ]
         features = torch.empty_like(roots)
         for turn in range(max(map(len, pieces))):
             taking = [i for i, piece in enumerate(pieces) if turn < len(piece)]

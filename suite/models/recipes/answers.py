@@ -25,7 +25,7 @@ WIDE = 3 * BATCH  # answers written at a time
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids [T] and the model's final-norm states [T, hidden] in bf16. The first `prompt` tokens are not learned."""
+    """Token ids [T] and the model's final-norm states [T, hidden] in bf16. The first `prompt` tokens are given."""
 
     ids: Tensor
     states: Tensor
@@ -35,7 +35,7 @@ class Text:
 def texts_with_states(model: LanguageModel, data: Path | None, batches: int, length: int, seed: int) -> list[Text]:
     """Answers of up to `length` tokens with their prompts, `batches` times WIDE; or windows of a user's text.
 
-    States, and so the answers, are those of the model in bf16, as it is used. Answers take minutes and stay in the cache.
+    States, and so the answers, are those of the model in bf16, as it is used. They take minutes and stay in the cache.
     """
     frozen = replace(model, decoder=copy.deepcopy(model.decoder).cast_weights(torch.bfloat16))
     if data is not None:
@@ -102,6 +102,6 @@ def _keep(texts: Sequence[Text], path: Path) -> None:
 
 def _kept(path: Path) -> list[Text]:
     whole = load_file(path)
-    lengths, prompts = whole["counts"].unbind(dim=1)
-    parts = zip(whole["ids"].split(lengths.tolist()), whole["states"].split(lengths.tolist()), prompts, strict=True)
-    return [Text(ids, states, int(prompt)) for ids, states, prompt in parts]
+    lengths, prompts = whole["counts"].T.tolist()
+    parts = zip(torch.split(whole["ids"], lengths), torch.split(whole["states"], lengths), prompts, strict=True)
+    return [Text(ids, states, prompt) for ids, states, prompt in parts]

@@ -33,7 +33,7 @@ VOCAB = 16384  # heads choose among the first so many tokens: ids rise as freque
 MOST_RANK = 5
 
 PLAN = TrainingPlan(
-    steps=600, batch=1, lr=1e-3, warmup=30, weight_decay=0.0, clip=1.0, seed=0, eval_every=150, beta2=0.99
+    steps=400, batch=1, lr=1e-3, warmup=20, weight_decay=0.0, clip=1.0, seed=0, eval_every=100, beta2=0.99
 )
 
 
@@ -73,7 +73,7 @@ class ChainAttention(DenseAttention):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step | None) -> Tensor:
         near = [*self._chain, (self._turned(k), v)]
         keys, values = self._prefix
-        rows, q = q.shape[1], self._turned(q).unflatten(2, (self.config.kv_heads, -1))
+        rows, q = q.shape[1], torch.unflatten(self._turned(q), 2, (self.config.kv_heads, -1))
         far = torch.einsum("brghd,bsgd->bghrs", q, keys)
         far = far.masked_fill(torch.ones(rows, rows, dtype=torch.bool).triu(1), -torch.inf)
         own = torch.stack([torch.einsum("brghd,brgd->bghr", q, key) for key, _ in near], dim=-1)
@@ -115,7 +115,7 @@ def unrolled(
 
 
 def level_loss(level: Level, k: int, ids: Tensor, states: Tensor, learned: Tensor, distil: float) -> Tensor:
-    """Cross-entropy of head k (from 1) on token j + k + 1, plus `distil` times the feature's squared error to h_(j + k).
+    """Cross-entropy of head k (from 1) on token j + k + 1, plus `distil` times the feature's square error to h_(j + k).
 
     Only rows whose token is `learned` [B, T] count; tokens the heads cannot say have no cross-entropy.
     """
@@ -227,7 +227,7 @@ class NoTrigramRecipe(ChimeraRecipe):
 
     name = "chimera-no-trigram"
     summary = "Chimera without its trigram encoder"
-    parts = {"trigram": False}
+    parts: ClassVar[dict[str, bool]] = {"trigram": False}
 
 
 class NoContextRecipe(ChimeraRecipe):
@@ -235,7 +235,7 @@ class NoContextRecipe(ChimeraRecipe):
 
     name = "chimera-no-context"
     summary = "Chimera without its full-context encoder"
-    parts = {"context": False}
+    parts: ClassVar[dict[str, bool]] = {"context": False}
 
 
 class MedusaRecipe(ChimeraRecipe):
