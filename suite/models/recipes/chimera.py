@@ -27,13 +27,13 @@ from suite.models.recipes.answers import Text, source_of, texts_with_states
 from suite.models.rope import rotate
 
 BATCHES, LENGTH = 5, 448  # of answers, and the tokens of one at most
-WINDOW = 256  # tokens of a text that are trained on at a time
+WINDOW = 160  # tokens of a text that are trained on at a time
 HELD_OUT = 16  # every sixteenth text is for evaluation
 VOCAB = 16384  # heads choose among the first so many tokens: ids rise as frequency falls, and these are 95 % of text
 MOST_RANK = 5
 
 PLAN = TrainingPlan(
-    steps=400, batch=1, lr=1e-3, warmup=20, weight_decay=0.0, clip=1.0, seed=0, eval_every=100, beta2=0.99
+    steps=400, batch=1, lr=2e-3, warmup=20, weight_decay=0.0, clip=1.0, seed=0, eval_every=100, beta2=0.99
 )
 
 
