@@ -43,17 +43,21 @@ class Trigram(nn.Module):
 
 
 class ResidualHeads(nn.Module):
-    """A h + B f for each level: what W_lm makes logits of. Stored is the difference to h + f, zero at the start."""
+    """A h + B f for each level: what W_lm makes logits of. A and B are diagonals `gate`, one, and the rest `mix`, zero.
+
+    h says the token before the one that is wanted: the gates, which learn fast, let the heads get away from it soon.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
+        self.gate = nn.Parameter(torch.ones(HEADS, 2, hidden))
         self.mix = nn.ModuleList(Linear(2 * hidden, hidden) for _ in range(HEADS))
         for part in self.mix:
             nn.init.zeros_(cast(Linear, part).weight)
 
     def forward(self, level: int, hidden: Tensor, feature: Tensor) -> Tensor:
-        hidden = hidden.expand_as(feature)
-        return cast(Tensor, self.mix[level](torch.cat((hidden, feature), dim=-1), hidden + feature))
+        hidden, (own, drafted) = hidden.expand_as(feature), self.gate[level].to(feature.dtype)
+        return cast(Tensor, self.mix[level](torch.cat((hidden, feature), dim=-1), own * hidden + drafted * feature))
 
 
 class ChimeraDrafter(nn.Module):
@@ -73,7 +77,7 @@ class ChimeraDrafter(nn.Module):
 class MedusaHeads(nn.Module):
     """The control, Medusa-1 (arXiv 2401.10774): a residual block on h for each level, blind to what was drafted.
 
-    Its heads are tied as Chimera's are: W_lm A (h + SiLU(W h + b)), W zero and A the identity at the start.
+    Its heads are tied as Chimera's are: W_lm A (h + SiLU(W h + b)), W zero and A the identity at the start, with a gate.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -81,12 +85,13 @@ class MedusaHeads(nn.Module):
         d = config.hidden
         self.blocks = nn.ModuleList(Linear(d, d, bias=True) for _ in range(HEADS))
         self.mix = nn.ModuleList(Linear(d, d) for _ in range(HEADS))
+        self.gate = nn.Parameter(torch.ones(HEADS, d))
         for part in (*self.blocks, *self.mix):
             nn.init.zeros_(cast(Linear, part).weight)
 
     def forward(self, level: int, hidden: Tensor) -> Tensor:
         block = hidden + functional.silu(self.blocks[level](hidden))
-        return cast(Tensor, self.mix[level](block, block))
+        return cast(Tensor, self.mix[level](block, self.gate[level].to(block.dtype) * block))
 
 
 def last_three(tokens: Sequence[T]) -> tuple[T, T, T]:
