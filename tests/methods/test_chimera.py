@@ -164,6 +164,7 @@ def test_heads_start_as_the_targets_own_matrix():
 def test_the_last_state_is_the_one_the_target_speaks_from():
     """Trap: the state before the final norm."""
     model, seen = small_model(), list[Tensor]()
+    model.decoder.norm.weight.copy_(torch.linspace(0.1, 2.0, model.config.hidden))  # else both say the same
 
     class Watched(Chimera):
         def observe(self, one: Context, hidden: Tensor) -> None:
