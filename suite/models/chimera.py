@@ -77,7 +77,7 @@ class ChimeraDrafter(nn.Module):
 class MedusaHeads(nn.Module):
     """The control, Medusa-1 (arXiv 2401.10774): a residual block on h for each level, blind to what was drafted.
 
-    Its heads are tied as Chimera's are: W_lm A (h + SiLU(W h + b)), W zero and A the identity at the start, with a gate.
+    Its heads are tied as Chimera's are: W_lm A (h + SiLU(W h + b)), W zero, A the identity at the start, with a gate.
     """
 
     def __init__(self, config: ModelConfig) -> None:

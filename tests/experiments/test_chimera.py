@@ -70,7 +70,7 @@ def test_speed_stands_beside_the_cost_models_terms(rows):
 
 
 def test_all_drafters_are_compared_after_equal_training(rows):
-    assert all(f"{chimera.steps()} steps" in rows[2].conditions or "2 steps" in row.conditions for row in rows[2:3])
+    assert "2 steps each" in rows[2].conditions
     assert set(rows[2].details) == {*chimera.NAMES, "in the repository"}
     for row, other in zip(rows[3:], ("medusa", "chimera-no-trigram", "chimera-no-context"), strict=True):
         assert row.conditions.endswith(f"against {other}")
@@ -82,7 +82,7 @@ def test_the_bytes_of_a_round_are_those_of_the_weights_it_reads():
     torch.manual_seed(0)
     method.drafter = RECIPES.load("chimera")(model).build()
     layer = sum(p.numel() for p in model.decoder.layers[0].parameters())
-    heads = 4 * 2 * model.config.hidden**2
+    heads = 4 * 2 * model.config.hidden * (model.config.hidden + 1)
     expected = 4 * (4 * (layer + model.config.vocab * model.config.hidden) + heads)
     assert chimera.drafter_bytes(method, model) == expected
     assert ChimeraConfig().vocab > model.config.vocab

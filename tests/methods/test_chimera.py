@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from kernels.decode_layer import LayerStack
 from suite.harness.meter import RequestMeter
-from suite.methods.decoding import chimera_drafts
+from suite.methods.decoding import chimera_drafts, trigrams
 from suite.methods.decoding.chimera import SHAPES, Chimera, ChimeraConfig
-from suite.methods.decoding.chimera_drafts import ContextStates, TrigramTable
+from suite.methods.decoding.chimera_drafts import ContextStates
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.rounds import Batch
 from suite.methods.decoding.tree import ROOT, TokenTree
 from suite.methods.decoding.tree_shape import TreeShape
+from suite.methods.decoding.trigrams import TrigramTable
 from suite.models.attention import DenseAttention
 from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads, last_three
 from suite.models.decoder import Layers
@@ -351,7 +352,7 @@ def test_prompts_of_one_and_two_tokens():
 
 
 def test_a_trigram_is_encoded_once(monkeypatch):
-    monkeypatch.setattr(chimera_drafts, "TRIGRAMS", 4)
+    monkeypatch.setattr(trigrams, "TRIGRAMS", 4)
     asked: list[list[list[int]]] = []
 
     def encode(ids: Tensor) -> Tensor:

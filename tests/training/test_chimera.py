@@ -76,7 +76,7 @@ def test_two_short_runs_give_equal_weights_and_leave_the_target_alone(name, tmp_
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(before[key], value) for key, value in model.decoder.state_dict().items())
-    assert {key.split(".")[0] for key in first} <= {"trigram", "context", "heads", "blocks", "mix"}
+    assert {key.split(".")[0] for key in first} <= {"trigram", "context", "heads", "blocks", "mix", "gate"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,10 +11,11 @@ from suite.cost import Drafter, MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.methods.decoding.acceptance import DELTA, EPSILON, Verdict, accept_typical
 from suite.methods.decoding.base import DecodingMethod
-from suite.methods.decoding.chimera_drafts import ChimeraDrafts, MedusaDrafts, TrigramTable
+from suite.methods.decoding.chimera_drafts import ChimeraDrafts, MedusaDrafts
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.decoding.tree_shape import TreeShape
+from suite.methods.decoding.trigrams import TrigramTable
 from suite.models import adapters
 from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads
 from suite.models.decoder import cast_weights
