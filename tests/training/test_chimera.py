@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from suite.methods.decoding.chimera import Chimera
 from suite.models import adapters
 from suite.models.checkpoints import rows8
 from suite.models.checkpoints.manifest import load_manifest
+from suite.models.loaders import load_model
 from suite.models.recipes import RECIPES, activations, answers, chimera, run_recipe
 from suite.models.recipes.answers import Text, texts_with_states
 from suite.models.recipes.chimera import HEADS, ChimeraRecipe, level_loss, unrolled, windows
 from suite.models.trainer import train
+from tests.methods.drafting import dense, request, run
 from tests.methods.support import tiny_model
 from tests.training.toy import Recorder, weights
 
@@ -70,8 +73,8 @@ def test_two_short_runs_give_equal_weights_and_leave_the_target_alone(name, tmp_
     """Trap of the published script: a misspelt flag, so that its embedding is trained too."""
     model = tiny_model()
     before = {key: value.clone() for key, value in model.decoder.state_dict().items()}
-    for run in ("a", "b"):
-        train(RECIPES.load(name)(model, page, SHORT), tmp_path / run, Recorder())
+    for place in ("a", "b"):
+        train(RECIPES.load(name)(model, page, SHORT), tmp_path / place, Recorder())
     first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -152,3 +155,25 @@ def test_gradients_reach_every_part_and_stop_at_earlier_levels():
 
 def test_answer_batches_are_whole_batches_of_the_writer():
     assert answers.WIDE % activations.BATCH == 0
+
+
+def test_the_committed_checkpoint_is_small_and_whole():
+    manifest = load_manifest(COMMITTED)
+    assert sorted(path.name for path in COMMITTED.iterdir()) == ["manifest.json", "model.safetensors"]
+    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 15_000_000
+    assert (manifest.recipe, manifest.recipe_version) == ("chimera", ChimeraRecipe.version)
+    assert (manifest.plan, manifest.outcome) == (chimera.PLAN, "finished")
+    assert manifest.figures["head1_target"] > 0.2
+    matrices = [value for value in weights(COMMITTED).values() if value.dim() == 2 and value.shape[1] > 1]
+    assert {value.dtype for value in matrices} == {torch.int8}
+
+
+@pytest.mark.model
+def test_the_committed_drafter_is_accepted():
+    """Greedy text is dense's, and drafts are right more often than chance would have them."""
+    model = load_model("smollm2-135m", "fp32")
+    assert load_manifest(COMMITTED).model["base_digest"] == model.digest
+    asked = request("q", new=48).model_copy(update={"prompt": "How is bread made?", "chat": True})
+    done = run(Chimera(), model, [asked])[0]
+    assert done.token_ids == dense(model, asked)[0].token_ids
+    assert done.drafts.accepted > 0.1 * done.drafts.rounds
