@@ -22,11 +22,11 @@ from suite.experiments.drafting import (
     VerifyCost,
     agreement,
     decode_speedup,
+    figure_table,
     further,
     race,
-    figure_table,
-    with_interval,
     verify_cost,
+    with_interval,
 )
 from suite.experiments.lookahead import requests
 from suite.harness.contender import Contender

@@ -93,8 +93,8 @@ class LookaheadExperiment(Experiment):
         gap = predicted / measured.value - 1 if measured else 0.0
         conditions = (
             f"smollm2-135m bf16, batch 1, {bench.threads} threads, {found.workload}, {found.requests} requests after "
-            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; decode alone {with_interval(measured)} "
-            f"where the cost model says {predicted:.2f} ({gap:+.0%})"
+            f"{found.warm} others, prefill included, D={LENGTH}; speed-ups: {told}; decode alone "
+            f"{with_interval(measured)} where the cost model says {predicted:.2f} ({gap:+.0%})"
         )
         details = {"contenders": figure_table(records, cost), "r": {w: cost.ratio(w) for w in cost.pass_s}}
         return self.finding(claim, speedup(records, best), conditions, null=null, details=details)

@@ -83,10 +83,6 @@ class Combined(Method):
         own = model.model_bytes
         return own + sum(part.model_bytes(model, config.part(name)) - own for name, part in self.parts.items())
 
-    @staticmethod
-    def cost(config: Any, at: Situation) -> MethodCost:
-        return together(kind.cost(config.part(name), at) for name, kind in config.kinds.items())
-
     @contextmanager
     def attach(self, model: LanguageModel, config: Any) -> Iterator[Generator]:
         """The last part generates: the draft-and-verify loop, or the attention."""
