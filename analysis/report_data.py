@@ -121,7 +121,10 @@ class Output:
 
 @dataclass(frozen=True)
 class ContestReport:
-    """Everything about one contest: its sentences, its table and what its plots need."""
+    """Everything about one contest: its sentences, its table and what its plots need.
+
+    `rules` says which rows may not be compared with which (`analysis.taxonomy`).
+    """
 
     contest: Contest
     title: str
@@ -132,6 +135,7 @@ class ContestReport:
     heat: tuple[HeatCell, ...]
     predictions: tuple[Prediction, ...]
     spec_bench: tuple[SpecBenchRow, ...] = ()
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

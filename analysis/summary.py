@@ -33,6 +33,7 @@ from analysis.report_data import (
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
+from analysis.taxonomy import rule_notes
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -116,6 +117,7 @@ def _contests(
             heat=tuple(cell for row in rows for cell in heat_cells(row, units)),
             predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
             spec_bench=tuple(spec_bench_rows(rows, units)),
+            rules=rule_notes(rows),
         )
         for contest, rows in rows_by_contest.items()
     )
