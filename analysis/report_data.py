@@ -21,9 +21,10 @@ class Roof:
 
 @dataclass(frozen=True)
 class RoofPoint:
-    """One phase of one unit on the roofline; rates and work per pass, times in milliseconds."""
+    """One phase of one unit of the method `name`, labelled `method`; rates and work per pass, times in milliseconds."""
 
     contest: Contest
+    name: str
     method: str
     task: str
     phase: str
@@ -139,6 +140,30 @@ class ContestReport:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What one version of the code measured of a method in one contest; `score` is the mean over requests."""
+
+    contest: str
+    version: str
+    since: str
+    units: int
+    median_tpot_ms: float | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """One method: `facts` are (name, value) pairs to print, `claims` the places of its rows in the ledger."""
+
+    name: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    points: tuple[RoofPoint, ...]
+    claims: tuple[int, ...]
+    history: tuple[Past, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download."""
 
@@ -154,3 +179,4 @@ class ReportData:
     outputs: tuple[Output, ...]
     conditions: tuple[tuple[str, str], ...]
     raw: Mapping[str, Any]
+    methods: tuple[MethodPage, ...] = ()

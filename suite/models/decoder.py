@@ -150,7 +150,9 @@ class Layers(nn.Module):
         """Takes notice of other weights or modules in the layers, for caches that are there already."""
         self._stack = layer_stack(self)
 
-    def advance(self, x: Tensor, cache: KVCache, attention: Attention, counts: Sequence[int] | None = None) -> Tensor:
+    def advance(
+        self, x: Tensor, cache: KVCache, attention: Attention, counts: Sequence[int] | None = None
+    ) -> Tensor:
         """One pass over the states of new tokens [B, T, hidden], which it may overwrite, row b having `counts[b]` of them.
 
         Returns the last layer's output [B, T, hidden], before any norm.
@@ -197,9 +199,7 @@ class Decoder(Layers):
     """Token ids to logits. Weights come in one dtype (bf16 or fp32); logits are fp32."""
 
     def __init__(self, config: ModelConfig) -> None:
-        nn.Module.__init__(
-            self
-        )  # the embedding is made before the layers: the order of random weights is part of recipes
+        nn.Module.__init__(self)  # the embedding is made before the layers: the order of random weights is part of recipes
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.hidden)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))

@@ -117,7 +117,7 @@ def test_what_a_reader_must_find(page: Page, words: str) -> None:
 def test_every_figure_has_its_place(page: Page, written: Written) -> None:
     html = written.html.read_text()
     figures = page.json("figures")
-    assert len(figures) == 9
+    assert len(figures) == 10
     for name in figures:
         assert f'class="plot" id="{name}"' in html
 
