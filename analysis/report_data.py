@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparison import Comparison, Contest
+from analysis.lrm_survey import SurveyRow
 from analysis.spec_bench import SpecBenchRow
 
 
@@ -180,3 +181,4 @@ class ReportData:
     conditions: tuple[tuple[str, str], ...]
     raw: Mapping[str, Any]
     methods: tuple[MethodPage, ...] = ()
+    survey: tuple[SurveyRow, ...] = ()

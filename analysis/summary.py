@@ -15,6 +15,7 @@ from analysis.comparison import Comparison, Contest, compare, contest_of
 from analysis.conditions import conditions, notes
 from analysis.documents import SCHEMA
 from analysis.headlines import contest_title, headlines
+from analysis.lrm_survey import survey_rows
 from analysis.method_pages import method_pages
 from analysis.metrics import score_metrics
 from analysis.placement import placements
@@ -92,6 +93,7 @@ def _report_data(
         points=points,
         streams=_streams(ceilings),
         outputs=_outputs(units, rows),
+        survey=survey_rows(rows, units),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
