@@ -68,6 +68,11 @@ class Comparison:
     problems: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """The registered name, without options."""
+        return self.method.partition("(")[0]
+
+    @property
     def trusted(self) -> bool:
         """At least one stable unit stands behind the speeds."""
         return self.statuses.get("ok", 0) > 0

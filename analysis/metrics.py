@@ -60,12 +60,13 @@ def latency_metrics(samples: Sequence[Sample]) -> Metrics:
 
 
 def throughput_metrics(units: Sequence[Sequence[Sample]]) -> Metrics:
-    """Output tokens per second of serving time, and prompt tokens per second of prefill time, over several units."""
+    """Tokens per request, output tokens per second of serving, prompt tokens per second of prefill, over units."""
     served = sum(_busy_seconds(samples, [sample.e2el_ms for sample in samples]) for samples in units)
     prefilled = sum(_busy_seconds(samples, [sample.ttft_ms for sample in samples]) for samples in units)
     generated = sum(len(sample.token_ids) for samples in units for sample in samples)
     prompts = sum(sample.prompt_tokens for samples in units for sample in samples)
     return {
+        "mean_output_tokens": statistics.mean([len(sample.token_ids) for samples in units for sample in samples]),
         "output_throughput": generated / served if served else None,
         "prompt_throughput": prompts / prefilled if prefilled else None,
     }

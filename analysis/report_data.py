@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparison import Comparison, Contest
+from analysis.lrm_survey import SurveyRow
 from analysis.spec_bench import SpecBenchRow
 
 
@@ -21,9 +22,10 @@ class Roof:
 
 @dataclass(frozen=True)
 class RoofPoint:
-    """One phase of one unit on the roofline; rates and work per pass, times in milliseconds."""
+    """One phase of one unit of the method `name`, labelled `method`; rates and work per pass, times in milliseconds."""
 
     contest: Contest
+    name: str
     method: str
     task: str
     phase: str
@@ -121,7 +123,10 @@ class Output:
 
 @dataclass(frozen=True)
 class ContestReport:
-    """Everything about one contest: its sentences, its table and what its plots need."""
+    """Everything about one contest: its sentences, its table and what its plots need.
+
+    `rules` says which rows may not be compared with which (`analysis.taxonomy`).
+    """
 
     contest: Contest
     title: str
@@ -132,6 +137,31 @@ class ContestReport:
     heat: tuple[HeatCell, ...]
     predictions: tuple[Prediction, ...]
     spec_bench: tuple[SpecBenchRow, ...] = ()
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one version of the code measured of a method in one contest; `score` is the mean over requests."""
+
+    contest: str
+    version: str
+    since: str
+    units: int
+    median_tpot_ms: float | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """One method: `facts` are (name, value) pairs to print, `claims` the places of its rows in the ledger."""
+
+    name: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    points: tuple[RoofPoint, ...]
+    claims: tuple[int, ...]
+    history: tuple[Past, ...]
 
 
 @dataclass(frozen=True)
@@ -150,3 +180,5 @@ class ReportData:
     outputs: tuple[Output, ...]
     conditions: tuple[tuple[str, str], ...]
     raw: Mapping[str, Any]
+    methods: tuple[MethodPage, ...] = ()
+    survey: tuple[SurveyRow, ...] = ()

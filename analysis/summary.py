@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,8 @@ from analysis.comparison import Comparison, Contest, compare, contest_of
 from analysis.conditions import conditions, notes
 from analysis.documents import SCHEMA
 from analysis.headlines import contest_title, headlines
+from analysis.lrm_survey import survey_rows
+from analysis.method_pages import method_pages
 from analysis.metrics import score_metrics
 from analysis.placement import placements
 from analysis.report_data import (
@@ -33,6 +35,7 @@ from analysis.report_data import (
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
+from analysis.taxonomy import rule_notes
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -50,12 +53,14 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     if not everything and not findings:
         raise NothingMeasuredError(f"there is nothing to report in {store.path}; run `python -m suite run` first.")
     machine_id = everything[-1].machine_id if everything else findings[-1].machine_id
-    units = newest_blocks([unit for unit in everything if unit.machine_id == machine_id])
+    here = [unit for unit in everything if unit.machine_id == machine_id]
+    units = newest_blocks(here)
     findings = [finding for finding in findings if finding.machine_id == machine_id]
     calibration = store.calibration(machine_id)
     machine = json.loads(store.machines().get(machine_id, "{}"))
     left_out = len(everything) - len(units)
-    return _report_data(units, findings, calibration, machine, left_out)
+    data = _report_data(units, findings, calibration, machine, left_out)
+    return replace(data, methods=method_pages(here, data.points, data.claims))
 
 
 def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:
@@ -88,6 +93,7 @@ def _report_data(
         points=points,
         streams=_streams(ceilings),
         outputs=_outputs(units, rows),
+        survey=survey_rows(rows, units),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
@@ -116,6 +122,7 @@ def _contests(
             heat=tuple(cell for row in rows for cell in heat_cells(row, units)),
             predictions=tuple(found for row in rows for found in _predictions(row, units, ceilings)),
             spec_bench=tuple(spec_bench_rows(rows, units)),
+            rules=rule_notes(rows),
         )
         for contest, rows in rows_by_contest.items()
     )
@@ -132,9 +139,9 @@ def _latencies(row: Comparison, units: Sequence[UnitResult]) -> Latencies | None
 
 def _task_scores(row: Comparison, units: Sequence[UnitResult]) -> list[TaskScore]:
     scores = []
-    for unit in units:
+    for unit in (unit for unit in units if row.holds(unit)):
         metrics = score_metrics(unit.samples)
-        if row.holds(unit) and metrics["score"] is not None:
+        if metrics["score"] is not None:
             requests = len({sample.request_id for sample in unit.samples})
             error = metrics["score_standard_error"]
             scores.append(TaskScore(row.label, unit.spec.workload.task, metrics["score"], error, requests))
@@ -208,6 +215,7 @@ def _points(
     return tuple(
         RoofPoint(
             contest=contest_of(unit),
+            name=unit.spec.method.name,
             method=_label(unit, rows),
             task=unit.spec.workload.task,
             phase=place.phase,

@@ -23,6 +23,9 @@ from analysis.report_data import ReportData
 from analysis.wording import number
 from reports import figures, grid_figures, machine_figures, static, style, tables
 
+SHOWN_POINTS = 100
+"""Roofline rows of one method in the page."""
+
 
 class ReportError(ValueError):
     """The report cannot be written where it was asked for; the message is one sentence for the user."""
@@ -61,6 +64,7 @@ def render(data: ReportData) -> str:
             cells=tables.cells,
             interval=style.interval,
             figures=set(drawn),
+            shown_points=SHOWN_POINTS,
             figures_json=_embedded({name: json.loads(figure.to_json()) for name, figure in drawn.items()}),
             raw_json=_embedded(data.raw),
             css=_template_text("report.css"),

@@ -15,6 +15,7 @@ from analysis.report_data import ContestReport, Latencies, Prediction, TaskScore
 from analysis.wording import number, plural
 from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
 from reports.grid_figures import heat_maps
+from reports.pareto import pareto
 from reports.style import PHASES, colours, percent
 
 BOX_POINTS = 400
@@ -32,6 +33,7 @@ def contest_figures(contest: ContestReport) -> dict[str, go.Figure]:
         "first token": first_token(contest.latencies, colour),
         "inter-token": inter_token(contest.latencies, colour),
         "cache": cache(contest.rows),
+        "pareto": pareto(contest.rows, colour),
         "score and retention": score_retention(contest.rows, colour),
         "prediction": prediction(contest.predictions),
         "accepted drafts": accepted_drafts(contest.rows, colour),

@@ -38,6 +38,16 @@ def _entries(entries: registry.Registry) -> Callable[[], list[Row]]:
     return lambda: [{"name": e.name, "family": e.family, "summary": e.summary} for e in entries.values()]
 
 
+def _methods() -> list[Row]:
+    """With their class: what a method acts on, what it needs, how exact it is (`analysis/taxonomy.toml`)."""
+    from analysis.taxonomy import class_of
+
+    return [
+        {"name": e.name, "family": e.family, "class": class_of(e.name), "summary": e.summary}
+        for e in registry.METHODS.values()
+    ]
+
+
 def _hardware() -> list[Row]:
     from analysis.hardware import hardware_names, load_hardware
 
@@ -85,7 +95,7 @@ def _kernels() -> list[Row]:
 
 
 _LISTS: dict[str, Callable[[], list[Row]]] = {
-    "methods": _entries(registry.METHODS),
+    "methods": _methods,
     "workloads": _entries(registry.WORKLOADS),
     "models": _entries(registry.MODELS),
     "engines": _entries(registry.ENGINES),

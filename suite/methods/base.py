@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from suite.cost import DENSE, MethodCost, Situation
+from suite.place import Place
 from workloads.schema import Completion, Request
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Card:
-    """The facts of a method that other rooms need: where it belongs, what it promises, what it needs."""
+    """The facts of a method that other rooms need: where it belongs, what it promises, what it needs.
+
+    `place` is a plug-in's place among the others; the built-in methods have theirs in `analysis/taxonomy.toml`.
+    """
 
     slug: str
     family: str
@@ -44,6 +48,7 @@ class Card:
     lossless: bool
     needs: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    place: Place | None = None
 
 
 class MethodConfig(BaseModel):

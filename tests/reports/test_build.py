@@ -117,7 +117,7 @@ def test_what_a_reader_must_find(page: Page, words: str) -> None:
 def test_every_figure_has_its_place(page: Page, written: Written) -> None:
     html = written.html.read_text()
     figures = page.json("figures")
-    assert len(figures) == 9
+    assert len(figures) == 10
     for name in figures:
         assert f'class="plot" id="{name}"' in html
 
@@ -171,3 +171,14 @@ def test_an_unwritable_place_is_one_sentence(data: ReportData, tmp_path: Path, p
         build_report(data, tmp_path / place)
     assert str(refusal.value).startswith(f"the report cannot be written to {tmp_path / place} (")
     assert "\n" not in str(refusal.value)
+
+
+def test_the_survey_table_is_escaped_and_names_its_units(tmp_path: Path) -> None:
+    units = [unit(name, [sample("a"), sample("b")], workload="gsm8k") for name in ("dense", f"newcomer{SCRIPT}")]
+    with Store(tmp_path / "results.sqlite") as store:
+        store.add_units(units, "sweep")
+        html = render(build_summary(store))
+    survey = html[html.index('<section id="survey">') : html.index('<section id="methods">')]
+    assert SCRIPT not in html.replace("\\u003c", "")
+    assert all(one.key in survey for one in units)
+    assert "unplaced" in survey

@@ -16,7 +16,7 @@ from reports.style import NEUTRAL
 def test_contest_figures(data: ReportData) -> None:
     drawn = figures.contest_figures(data.contests[0])
     assert list(drawn) == [
-        "speedups", "first token", "inter-token", "cache", "score and retention", "prediction", "task scores",
+        "speedups", "first token", "inter-token", "cache", "pareto", "score and retention", "prediction", "task scores",
     ]  # fmt: skip
 
 
