@@ -108,6 +108,12 @@ METHODS = Methods(
             "trigram encoder, one layer and four heads on the target's states draft a tree (2402.15758)",
         ),
         Entry(
+            "chimera_typical",
+            "suite.methods.decoding.chimera_typical:ChimeraTypical",
+            "decoding",
+            "the same with typical acceptance: lossy when tokens are drawn (2402.15758, its test script)",
+        ),
+        Entry(
             "draft_model",
             "suite.methods.decoding.draft_model:DraftModelSpeculation",
             "control",

@@ -81,7 +81,7 @@ class ChimeraExperiment(Experiment):
         found = agreement(model, ours, requests("chat-open", EXACT, 0), bench)
         conditions = (
             f"smollm2-135m fp32, {len(found.shares)} questions of chat-open, {found.tokens} greedy tokens, all trees; "
-            f"{found.told}; mode typical is lossy and not meant"
+            f"{found.told}"
         )
         estimate, details = mean_estimate(found.shares), {"gaps": found.gaps}
         return self.finding(claim, estimate, conditions, null=0.0, reason=found.reason, details=details)

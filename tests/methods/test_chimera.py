@@ -15,6 +15,7 @@ from suite.harness.meter import RequestMeter
 from suite.methods.decoding import chimera_drafts, trigrams
 from suite.methods.decoding.chimera import SHAPES, Chimera, ChimeraConfig
 from suite.methods.decoding.chimera_drafts import ContextStates
+from suite.methods.decoding.chimera_typical import ChimeraTypical
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.rounds import Batch
 from suite.methods.decoding.tree import ROOT, TokenTree
@@ -264,14 +265,21 @@ def test_drafted_features_left_in_the_context_cache_would_be_seen(monkeypatch):
 
 def test_exact_drafts_have_the_targets_law_and_typical_ones_have_not(sequence_law, monkeypatch):
     """Trap: calling typical acceptance lossless."""
-    method = Chimera()
-    method.drafter = made(small_model(seed=5, vocab=8))
+    drafter = made(small_model(seed=5, vocab=8))
     monkeypatch.setattr(test_decoding, "DRAWN", 4000)
-    exact = drawn(method, tree="chain")
+    exact = drawn(holding(Chimera(), drafter), tree="chain")
     assert chi_square(exact, sequence_law) > 1e-4
     assert total_variation(exact, sequence_law) < 1.3
     monkeypatch.setattr(test_decoding, "DRAWN", 2000)
-    assert chi_square(drawn(method, tree="chain", mode="typical"), sequence_law) < 1e-4
+    assert chi_square(drawn(holding(ChimeraTypical(), drafter), tree="chain"), sequence_law) < 1e-4
+    assert Chimera.card.lossless
+    assert not ChimeraTypical.card.lossless
+
+
+def holding(method: Chimera, drafter: ChimeraDrafter) -> Chimera:
+    """The method with this drafter."""
+    method.drafter = drafter
+    return method
 
 
 # ---------------------------------------------------------------- the rest of the drafter
@@ -288,7 +296,7 @@ def test_ablations_and_every_tree_are_lossless(kind, tree):
 
 def test_typical_acceptance_of_greedy_text_changes_nothing():
     model = small_model()
-    ours = run(Chimera(), model, [request(new=40)], mode="typical")
+    ours = run(ChimeraTypical(), model, [request(new=40)])
     assert ours[0].token_ids == dense(model, request(new=40))[0].token_ids
 
 
@@ -296,7 +304,7 @@ def test_typical_takes_its_thresholds_from_the_options():
     model = small_model()
     rules = {"temperature": 1.0, "seed": 3}
     strict, loose = (
-        run(Chimera(), model, [request(new=40, **rules)], mode="typical", epsilon=epsilon, delta=epsilon)[0].drafts
+        run(ChimeraTypical(), model, [request(new=40, **rules)], epsilon=epsilon, delta=epsilon)[0].drafts
         for epsilon in (0.9, 0.001)
     )
     assert strict.accepted < loose.accepted

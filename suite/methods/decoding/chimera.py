@@ -9,7 +9,6 @@ from torch import Tensor
 
 from suite.cost import Drafter, MethodCost, Situation
 from suite.methods.base import Card, Claim, MethodConfig, tunable
-from suite.methods.decoding.acceptance import DELTA, EPSILON, Verdict, accept_typical
 from suite.methods.decoding.base import DecodingMethod
 from suite.methods.decoding.chimera_drafts import ChimeraDrafts, MedusaDrafts
 from suite.methods.decoding.context import Context
@@ -21,7 +20,6 @@ from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads
 from suite.models.decoder import cast_weights
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.chimera import VOCAB
-from suite.models.sampling import RequestSampler
 
 SHAPES = {
     "card": "0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001",
@@ -46,23 +44,19 @@ CLAIMS = (
 class ChimeraConfig(MethodConfig):
     """`tree`: "card" is the paper's, "small" what a CPU has room for. Heads choose among the first `vocab` tokens.
 
-    `drafter`: the recipe of the drafter: chimera, an ablation of it, or Medusa's heads. `mode` typical is **lossy**: it
-    accepts what is likely enough by `epsilon` and `delta`, as the published test script does.
+    `drafter`: the recipe of the drafter: chimera, an ablation of it, or Medusa's heads.
     """
 
     tree: Literal["card", "small", "chain"] = tunable("small", choices=("card", "small", "chain"))
     vocab: int = tunable(VOCAB, low=1024, high=1048576, log=True)
     drafter: Literal["chimera", "chimera-no-trigram", "chimera-no-context", "medusa"] = "chimera"
-    mode: Literal["exact", "typical"] = "exact"
-    epsilon: float = EPSILON
-    delta: float = DELTA
 
 
 class Chimera(DecodingMethod):
     """A trigram encoder, one decoder layer over the target's states and four heads draft a tree of fixed shape.
 
     The heads end in the target's own output matrix (`suite.models.chimera`). Children are the likeliest tokens, so the
-    exact rule, greedy or sampled, emits what the target would; `mode` typical does not.
+    exact rule, greedy or sampled, emits what the target would.
     """
 
     card: ClassVar[Card] = Card(
@@ -121,14 +115,6 @@ class Chimera(DecodingMethod):
 
     def drafts(self, contexts: Sequence[Context]) -> Sequence[TokenTree]:
         return self.drafts_of_batch.trees(contexts)
-
-    def accept(self, tree: TokenTree, logits: Tensor, sampler: RequestSampler) -> Verdict:
-        """Exact, or Medusa's lossy rule where the options name it."""
-        if self._config.mode == "exact":
-            return super().accept(tree, logits, sampler)
-        laws = sampler.probabilities(logits)
-        law = lambda node: laws[node + 1]  # noqa: E731
-        return accept_typical(tree, law, sampler.uniform, self._config.epsilon, self._config.delta)
 
     def held_bytes(self) -> int:
         """The context encoder's cache and the trigram table."""
