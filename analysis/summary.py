@@ -41,6 +41,8 @@ from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
 
 OUTPUTS_PER_UNIT = 1
+OUTPUT_UNITS = 500
+"""Units whose outputs are in the page; those of the others are in the raw data."""
 
 
 def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportData:
@@ -256,7 +258,7 @@ def _streams(ceilings: Ceilings | None) -> tuple[Stream, ...]:
 
 
 def _outputs(units: Sequence[UnitResult], rows: Sequence[Comparison]) -> tuple[Output, ...]:
-    """The first outputs of every unit, as they were written."""
+    """The first outputs of the first units, as they were written."""
     return tuple(
         Output(
             contest=contest_of(unit),
@@ -269,6 +271,6 @@ def _outputs(units: Sequence[UnitResult], rows: Sequence[Comparison]) -> tuple[O
             prompt_tokens=sample.prompt_tokens,
             output_tokens=len(sample.token_ids),
         )
-        for unit in units
+        for unit in units[:OUTPUT_UNITS]
         for sample in unit.samples[:OUTPUTS_PER_UNIT]
     )

@@ -13,10 +13,10 @@ from reports.canvas import FADED, HEIGHT, set_style
 from reports.style import NEUTRAL
 
 COSTS = {
-    "kv_read_bytes_per_step": ("KV MB read per step", 1e-6),
-    "mean_output_tokens": ("output tokens per request", 1.0),
-    "median_e2el_ms": ("median latency of a request, ms", 1.0),
-    "joules_per_token": ("joules per token", 1.0),
+    "kv_read_bytes_per_step": ("KV MB/step", 1e-6),
+    "mean_output_tokens": ("tokens/request", 1.0),
+    "median_e2el_ms": ("latency, ms", 1.0),
+    "joules_per_token": ("J/token", 1.0),
 }
 """Metrics that are better when smaller, their axis title and scale."""
 
@@ -68,4 +68,4 @@ def _panel(figure: go.Figure, column: int, cost: str, rows: Sequence[Comparison]
             row=1,
             col=column,
         )
-    figure.update_xaxes(title=title, nticks=5, row=1, col=column)
+    figure.update_xaxes(title=title, nticks=4, tickangle=0, row=1, col=column)
