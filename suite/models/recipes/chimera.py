@@ -33,7 +33,7 @@ VOCAB = 16384  # heads choose among the first so many tokens: ids rise as freque
 MOST_RANK = 5
 
 PLAN = TrainingPlan(
-    steps=300, batch=1, lr=1e-3, warmup=15, weight_decay=0.0, clip=1.0, seed=0, eval_every=100, beta2=0.99,
+    steps=1200, batch=2, lr=1e-3, warmup=40, weight_decay=0.0, clip=1.0, seed=0, eval_every=200, beta2=0.99,
     lr_factors={"heads.gate": 30.0, "gate": 30.0},
 )  # fmt: skip
 
