@@ -53,7 +53,8 @@ class Drafter:
     """What drafts for a model: before each pass `steps` steps of the model `name`.
 
     Without a name it is the first `layers` of the model itself, or as many of that size, with the first `vocab` rows of
-    its head (0: all) and weights of `weight_bits` (None: as the model's).
+    its head (0: all) and weights of `weight_bits` (None: as asked for). `shared` layers are the model's own modules,
+    packed as a weights method packs them.
     """
 
     steps: int
@@ -61,6 +62,7 @@ class Drafter:
     layers: int = 1
     vocab: int = 0
     weight_bits: float | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)

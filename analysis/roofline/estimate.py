@@ -76,7 +76,7 @@ class Setup:
                 self.shape, self.precision, batch=batch, context=tokens, drafted=drafted, execution=execution
             )
         if (drafter := execution.method.drafter) is not None:
-            packed = Execution(method=MethodCost(weight_bits=drafter.weight_bits))
+            packed = self._packing(drafter, execution.method)
             drafts = decode(self._drafting(drafter), self.precision, batch=batch, context=tokens, execution=packed)
             found["draft"] = [operator * drafter.steps for operator in drafts]
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
@@ -93,6 +93,12 @@ class Setup:
             return self.drafter
         vocab = min(drafter.vocab or self.shape.vocab, self.shape.vocab)
         return replace(self.shape.shortened(min(drafter.layers, self.shape.layers)), vocab=vocab)
+
+    def _packing(self, drafter: Drafter, target: MethodCost) -> Execution:
+        """How the drafter's weights are packed: as the target's where they are the target's."""
+        if drafter.shared and self.drafter is None:
+            return Execution(method=MethodCost(weight_bits=target.weight_bits, row_bytes=target.row_bytes))
+        return Execution(method=MethodCost(weight_bits=drafter.weight_bits))
 
     def prefill_seconds(self, phases: Phases, batch: Count) -> Count:
         """Time to the first token. The stages of a pipeline fill up with parts of the batch, one after the other."""

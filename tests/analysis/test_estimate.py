@@ -121,7 +121,7 @@ def test_a_round_is_a_draft_and_its_verification() -> None:
 
 
 def test_layers_that_draft_are_packed_as_the_model_is_and_a_drafter_of_its_own_is_not() -> None:
-    cost = MethodCost(drafted=4, draft_steps=4, draft_layers=0.5, weight_bits=4, row_bytes=2)
+    cost = MethodCost(drafted=4, drafter=Drafter(4, layers=16, shared=True), weight_bits=4, row_bytes=2)
     plain = replace(cost, weight_bits=None, row_bytes=0.0)
     for drafter, expected in ((None, 0.25), (load_preset("llama-3.2-1b"), 1.0)):
         packed, full = (

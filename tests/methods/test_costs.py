@@ -109,7 +109,7 @@ def test_packed_layers_weigh_what_is_stated(name, tmp_path) -> None:
 
 
 def test_a_drafter_is_a_model_or_layers_of_the_model() -> None:
-    assert stated("draft_model").drafter == Drafter(4, layers=2)  # of 3 one is left out
+    assert stated("draft_model").drafter == Drafter(4, layers=2, shared=True)  # of 3 one is left out
     assert stated("draft_model", drafter="llama-3.2-1b").drafter == Drafter(4, "llama-3.2-1b", layers=2)
     assert stated("draft_model", drafter="distilled-w4").drafter == Drafter(4, layers=4, vocab=16384, weight_bits=4.125)
     assert stated("specmquant").drafter == Drafter(2, layers=4, vocab=16384, weight_bits=4.125)

@@ -53,7 +53,7 @@ class DraftModelSpeculation(DecodingMethod):
         n, kept = config.length, len(kept_layers(at.layers, config.skipped))
         if config.drafter in DISTILLED:
             return MethodCost(drafted=n, drafter=trained_drafter(config.drafter, n))
-        return MethodCost(drafted=n, drafter=Drafter(n, config.drafter, layers=kept))
+        return MethodCost(drafted=n, drafter=Drafter(n, config.drafter, layers=kept, shared=not config.drafter))
 
     def __init__(self) -> None:
         self._loaded: Decoder | None = None
