@@ -58,6 +58,11 @@ def wait_for_records(path, count):
     raise AssertionError(f"fewer than {count} records in {path}")
 
 
+def hear_ctrl_c():
+    """In the child: a shell's background jobs, and so the tests in one, ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def wait_for_workers(pid):
     """The processes that a run has started: a worker, and the tracker `multiprocessing` starts before it."""
     deadline = time.monotonic() + 60
@@ -161,6 +166,7 @@ def test_ctrl_c_ends_the_run_with_its_report(server, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         wait_for_records(tmp_path / "load.records.jsonl", 20)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
@@ -187,6 +193,7 @@ def test_an_early_ctrl_c_keeps_what_was_done_and_leaves_no_process(server, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         started = wait_for_workers(process.pid)
         if early == "with requests in flight":
