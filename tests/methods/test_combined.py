@@ -326,7 +326,7 @@ def test_the_stated_cost_is_that_of_all_parts(tokens):
     assert np.array_equal(found.kept, attention.kept)
     assert np.array_equal(found.stored, attention.stored)
     assert np.min(found.kept) < 1
-    assert (found.drafted, found.draft_steps, found.draft_layers) == (4, 4, drafts.draft_layers)
+    assert (found.drafted, found.drafter) == (4, drafts.drafter)
 
 
 def test_options_belong_to_their_parts_and_equal_wishes_have_equal_keys():

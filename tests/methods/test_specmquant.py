@@ -16,7 +16,7 @@ from torch import Tensor
 from kernels.counting import counting
 from suite.errors import UnitError
 from suite.harness.meter import RequestMeter
-from suite.methods.decoding import eagle, rounds, specmquant, tree_drafter
+from suite.methods.decoding import eagle, selected, specmquant, tree_drafter
 from suite.methods.decoding.context import Context
 from suite.methods.decoding.drafter import distilled
 from suite.methods.decoding.eagle import Eagle
@@ -216,7 +216,7 @@ def test_a_weak_tree_drafter_needs_several_middle_rounds():
     assert method.figures.rounds == sum(count for *_, count in method.chains)
 
 
-class Seen(rounds.TreeAttention):
+class Seen(selected.TreeAttention):
     """What the target is asked to verify."""
 
     trees: ClassVar[list[TokenTree | None]] = []
@@ -231,7 +231,7 @@ def test_the_target_sees_short_chains_only(monkeypatch):
     middle_trees = []
     follow = specmquant.follow
     monkeypatch.setattr(specmquant, "follow", lambda tree, said: middle_trees.append(tree) or follow(tree, said))
-    monkeypatch.setattr(rounds, "TreeAttention", Seen)
+    monkeypatch.setattr(selected, "TreeAttention", Seen)
     Seen.trees.clear()
     run(SpecMQuant(), small_model(), REQUESTS, min_chain=3, depth=2, nodes=10, width=4)
     planted = [tree for tree in Seen.trees if tree is not None]
