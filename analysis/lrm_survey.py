@@ -25,7 +25,8 @@ EQUAL_ACCURACY = 1.0
 class SurveyRow:
     """One method on one reasoning workload; `keys` are the units behind it.
 
-    Accuracy in percent with its 95% Wilson interval. `flops` per answer are counted ones. `token_ratio` is the
+    Accuracy in percent with its 95% Wilson interval. `flops` per answer are the counted ones of
+    a token times its tokens, drafted ones included. `token_ratio` is the
     baseline's tokens over the method's at equal accuracy, None where the method lost more or there is no baseline.
     """
 
@@ -102,10 +103,23 @@ def _hidden(sample: Sample) -> int:
 
 
 def _flops(units: Sequence[UnitResult]) -> float | None:
-    """Counted FLOPs over the requests that were counted."""
-    counted = [unit for unit in units if unit.counts]
-    requests = sum(min(unit.spec.protocol.counted, len({s.request_id for s in unit.samples})) for unit in counted)
-    return sum(count.flops for unit in counted for count in unit.counts) / requests if requests else None
+    """Mean over the answers: what a token of each phase was counted to cost, times the tokens that its passes were fed.
+
+    The counting pass of a unit is a few steps long, so its own sum is no answer's.
+    """
+    answers: list[float] = []
+    for unit in units:
+        cost = {count.phase: count.flops / count.tokens for count in unit.counts if count.tokens}
+        if "prefill" in cost:
+            decode = cost.get("decode", 0.0)
+            answers += [cost["prefill"] * s.prompt_tokens + decode * _decoded(s) for s in unit.samples]
+    return fmean(answers) if answers else None
+
+
+def _decoded(sample: Sample) -> int:
+    """Tokens that decoding passes were fed: roots and all drafted nodes, or every token but the last."""
+    drafts = sample.drafts
+    return drafts.rounds + drafts.drafted if drafts is not None else len(sample.token_ids) - 1
 
 
 def _token_ratio(units: Sequence[UnitResult], baseline: Sequence[UnitResult]) -> float | None:

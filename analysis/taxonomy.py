@@ -139,13 +139,6 @@ def groups_of(name: str) -> tuple[Group, ...]:
     return tuple(group for group in taxonomy().groups if set(name.split("+")) & set(group.members))
 
 
-def covered_leaves() -> dict[str, tuple[str, ...]]:
-    """The survey's leaves that have a runnable method -> those methods."""
-    placed = {name: place for name in METHODS if (place := place_of(name)) is not None}
-    found = {leaf: tuple(name for name, place in placed.items() if place.lrm == leaf) for leaf in taxonomy().leaves}
-    return {leaf: names for leaf, names in found.items() if names}
-
-
 def rule_notes(rows: Sequence[Comparison]) -> tuple[str, ...]:
     """Where the rows of one contest break a rule of comparison, one sentence each."""
     return (*_unplaced(rows), *_without_quality(rows), *_unequal_budgets(rows))

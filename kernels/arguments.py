@@ -9,6 +9,8 @@ from torch import Tensor
 
 Ints = Sequence[int] | Tensor
 """A number per row, or an index."""
+ACTIVATIONS = ("silu", "gelu_tanh")
+"""Of gated networks; the C++ kernels know them by their place here."""
 
 
 def as_int32(index: Ints) -> Tensor:

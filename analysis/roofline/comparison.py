@@ -29,8 +29,14 @@ PAIRS = {
 """LLM-Viewer's operators and ours, by what they do."""
 
 
-def comparison_rows(viewer: Viewer, setup: Setup, batch: int, seqlen: int) -> list[dict[str, Any]]:
-    """Rows of stage, quantity, unit and the two values; `error` is compat / corrected - 1, None without a base."""
+Quantity = tuple[str, str, float, float]
+
+
+def comparison_rows(viewer: Viewer, setup: Setup, batch: int, seqlen: int, generate: int = 0) -> list[dict[str, Any]]:
+    """Rows of stage, quantity, unit and the two values; `error` is compat / corrected - 1, None without a base.
+
+    With `generate` also an answer of so many tokens behind the prompt, as the library and as the web page add it up.
+    """
     phases = setup.phases(batch, seqlen)
     rows = []
     for stage in STAGES:
@@ -38,15 +44,18 @@ def comparison_rows(viewer: Viewer, setup: Setup, batch: int, seqlen: int) -> li
         theirs = viewer.analyze(stage, batch, seqlen)
         found = [*_times(viewer, theirs, phases[stage]), *_work(theirs, phases[stage])]
         found.append(("memory", "GB", theirs.memory / 1e9, float(held.total) / 1e9))
-        rows += [
-            {"stage": stage, "quantity": what, "unit": unit, "compat": compat, "corrected": right,
-             "error": compat / right - 1 if right else None}
-            for what, unit, compat, right in found
-        ]  # fmt: skip
+        rows += [_row(stage, quantity) for quantity in found]
+    if generate:
+        ours = float(setup.chat_seconds(batch, seqlen, generate))
+        for what, seconds_of in (("generation", viewer.generate_seconds), ("the page's chat", viewer.chat_seconds)):
+            rows.append(_row("chat", (what, "s", seconds_of(batch, seqlen, generate), ours)))
     return rows
 
 
-Quantity = tuple[str, str, float, float]
+def _row(stage: str, quantity: Quantity) -> dict[str, Any]:
+    what, unit, compat, right = quantity
+    error = compat / right - 1 if right else None
+    return {"stage": stage, "quantity": what, "unit": unit, "compat": compat, "corrected": right, "error": error}
 
 
 def _times(viewer: Viewer, theirs: Analysis, ours: Sequence[OperatorTime]) -> Iterator[Quantity]:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.arguments import ACTIVATIONS
 from kernels.lut_gemv import Outliers
 
-ACTIVATIONS = ("silu", "gelu_tanh")
 PROJECTIONS = ("qkv", "out", "gate_up", "down")
 """The fields of `LayerWeights` that are matrices."""
 

@@ -11,7 +11,6 @@ from kernels.gate import reference
 from kernels.gate.cost import gate_cost
 
 _gate = Functions("gate", "pipiiiii", {torch.float32: "gate_f32", torch.bfloat16: "gate_bf16"})
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
 def gate(gate_up: Tensor, activation: str, *, out: Tensor | None = None) -> Tensor:
@@ -37,7 +36,7 @@ def gate(gate_up: Tensor, activation: str, *, out: Tensor | None = None) -> Tens
         gate_up.stride(0),
         out.data_ptr(),
         out.stride(0),
-        ACTIVATIONS[activation],
+        arguments.ACTIVATIONS.index(activation),
         rows,
         intermediate,
         torch.get_num_threads(),

@@ -14,7 +14,6 @@ from kernels.gemv import reference
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
 
 MAX_ROWS = 16
-_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _F32, _BF16 = torch.float32, torch.bfloat16
 _gemv = Functions(
     "gemv",
@@ -98,7 +97,7 @@ def gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str, *, out: Tenso
         weight_gate_up.data_ptr(),
         out.data_ptr(),
         out.stride()[0],
-        _ACTIVATIONS[activation],
+        arguments.ACTIVATIONS.index(activation),
         rows,
         features,
         intermediate,

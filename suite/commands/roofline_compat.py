@@ -21,6 +21,8 @@ def compare(options: EstimateOptions, points: Sequence[tuple[int, int]]) -> int:
 
     if options.compat not in RELEASES:
         raise InputError(f"there is no --compat {options.compat!r}; known: {', '.join(RELEASES)}.")
+    if strange := _unknown_to_it(options):
+        raise InputError(f"LLM-Viewer knows no {', '.join(strange)}; leave it out, or leave out --compat.")
     release, shape, precision = RELEASES[options.compat], model_shape(options.model), read_precision(options.bits)
     name = options.hardware.lower().replace("_", "-")
     viewer = Viewer(release, shape, load_device(name, release), precision, options.fused, options.tensor)
@@ -32,10 +34,23 @@ def compare(options: EstimateOptions, points: Sequence[tuple[int, int]]) -> int:
     rows = [
         {"batch": batch, "seqlen": length, **row}
         for batch, length in points
-        for row in comparison_rows(viewer, setup, batch, length)
+        for row in comparison_rows(viewer, setup, batch, length, options.generate)
     ]
     _show_comparison(options, target.name, rows)
     return 0
+
+
+def _unknown_to_it(options: EstimateOptions) -> list[str]:
+    """What was asked for and would change nothing here."""
+    asked = {
+        "--method": options.method != "dense",
+        "--chunk": options.chunk > 0,
+        "--accepted": options.accepted != 1,
+        "--pipeline": options.pipeline > 1,
+        "--expert": options.expert > 1,
+        "--price": options.price > 0,
+    }
+    return [option for option, given in asked.items() if given]
 
 
 def _show_comparison(options: EstimateOptions, where: str, rows: Sequence[Row]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from analysis.roofline.model import speedup_bound
 from analysis.statistics import Estimate, mean_estimate, paired_ratio
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.chunkllm_ablation import VARIANTS, losses_on_the_way
@@ -92,7 +93,7 @@ class ChunkLLMExperiment(Experiment):
         dense = statistics.median(times["dense"])
         parts = []
         for share in RETENTIONS:
-            ratio, bound = dense / statistics.median(times[f"{share}"]), (weights + full) / (weights + share * full)
+            ratio, bound = dense / statistics.median(times[f"{share}"]), speedup_bound(weights, full, share)
             parts.append(f"{ratio:.2f}x at {share:.1%} (bound {bound:.2f}x)")
         return f"{tokens // 1024}K: {dense:.1f} ms dense, {', '.join(parts)}"
 

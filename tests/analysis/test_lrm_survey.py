@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from analysis.comparison import compare
 from analysis.lrm_survey import survey_rows, wilson
+from suite.harness.block import sample as harness_sample
+from suite.harness.block import shortened
+from suite.harness.contender import Contender
+from suite.harness.counting import CountingPass
 from suite.harness.measurement import UnitResult
+from suite.harness.meter import RequestMeter
+from suite.registry import METHODS
 from tests.analysis.factory import longbench_units, sample, unit
+from tests.methods.support import CONFIG, tiny_model
+from workloads.schema import Request
 
 
 def _units(kept: float = 100.0) -> list[UnitResult]:
@@ -36,8 +46,32 @@ def test_every_row_names_its_units_and_leaf():
     rows = survey_rows(compare(units), units)
     assert [row.keys for row in rows] == [(one.key,) for one in units]
     assert rows[1].leaf == "further_improvement.new_architecture"
-    counted = sum(count.flops for count in units[0].counts)
-    assert rows[0].flops == counted
+
+
+def test_flops_are_those_of_whole_answers():
+    """The counting pass stops after a few steps; an answer is as long as it is."""
+    units = _units()
+    prefill, decode = (count.flops / count.tokens for count in units[0].counts)
+    assert (units[0].counts[0].tokens, units[0].counts[1].tokens) == (1000, 3)
+    assert survey_rows(compare(units), units)[0].flops == pytest.approx(1000 * prefill + 6 * decode)
+
+
+@pytest.mark.parametrize("name", ["dense", "ngram"])
+def test_no_forward_pass_is_hidden(name):
+    """Trap: speculative work left out. FLOPs are 2 P x (all tokens fed, drafted ones too) within 5 %."""
+    model = tiny_model(replace(CONFIG, hidden=256, intermediate=1024, heads=4, kv_heads=4, head_dim=64))
+    contender = Contender(METHODS.load(name)(), METHODS.load(name).Config(), model)
+    asked = Request(id="q0", task="a", prompt="ab" * 12, metric="none", max_new_tokens=40)
+    with CountingPass(model.config.kv_bytes_per_token(4), model.config.attention_flops_per_pair) as counting:
+        contender.complete([shortened(asked, 8)], counting.meter)
+    meter = RequestMeter()
+    (done,) = contender.complete([asked], meter)
+    answer = harness_sample(asked, done, meter, 0, 0).model_copy(update={"score": 100.0})
+    one = unit(name, [answer], workload="gsm8k", counts=counting.phases(None))
+    parameters = sum(p.numel() for layer in model.decoder.layers for p in layer.parameters() if p.dim() == 2)
+    fed = len(done.token_ids) - 1 if name == "dense" else done.drafts.rounds + done.drafts.drafted
+    assert name == "dense" or done.drafts.drafted > 0
+    assert survey_rows(compare([one]), [one])[0].flops == pytest.approx(2 * parameters * (24 + fed), rel=0.05)
 
 
 def test_only_reasoning_workloads_are_in_the_table():

@@ -14,7 +14,6 @@ from analysis.taxonomy import (
     TAXONOMY_FILE,
     class_facts,
     class_of,
-    covered_leaves,
     place_of,
     read_taxonomy,
     rule_notes,
@@ -73,12 +72,6 @@ def test_a_plug_in_brings_its_place_or_is_unplaced(monkeypatch):
 
 def test_a_combination_is_as_exact_as_its_least_exact_part():
     assert class_of("squeezellm+lookahead") == "W, DEC · CAL, GR, TF · D"
-
-
-def test_leaves_with_a_runnable_method():
-    covered = covered_leaves()
-    assert "dhsa" in covered["further_improvement.new_architecture"]
-    assert all(place_of(name).lrm == leaf for leaf, names in covered.items() for name in names)
 
 
 def test_a_lossy_method_without_a_score_is_not_compared_with_a_lossless_one():

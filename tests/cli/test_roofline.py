@@ -136,6 +136,15 @@ def test_llm_viewer_beside_the_corrected_model(capsys) -> None:
         assert sum(row[column] for row in parts) == pytest.approx(total[column])
 
 
+def test_an_answer_as_llm_viewer_adds_it_up(capsys) -> None:
+    rows = document(capsys, "--compat", "llm-viewer-2026", "--generate", "1")["rows"]
+    prefill, decode, library, page = (
+        row["compat"] for row in rows if row["quantity"] == "time" or row["stage"] == "chat"
+    )
+    assert library == pytest.approx((prefill + decode) / 1e3)
+    assert page > library  # its step is one token later
+
+
 def test_compat_uses_its_own_ceilings_where_the_device_is_not_listed_here(capsys) -> None:
     arguments = ["roofline", "--model", "llama-2-7b", "--hardware", "a40", "--compat", "llm-viewer-2026", "--json"]
     assert run(arguments) == 0
@@ -154,6 +163,7 @@ def test_compat_uses_its_own_ceilings_where_the_device_is_not_listed_here(capsys
         (("--tensor", "7"), "--tensor 7"),
         (("--compat", "llm-viewer"), "llm-viewer-2024, llm-viewer-2026"),
         (("--compat", "llm-viewer-2024", "--model", "mixtral-8x7b"), "neither experts"),
+        (("--compat", "llm-viewer-2024", "--method", "chunkllm", "--chunk", "9"), "knows no --method, --chunk"),
         (("--hardware", "nowhere.toml"), "cannot be read"),
     ],
 )

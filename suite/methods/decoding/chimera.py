@@ -19,7 +19,7 @@ from suite.models import adapters
 from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads
 from suite.models.decoder import cast_weights
 from suite.models.language_model import LanguageModel
-from suite.models.recipes.chimera import VOCAB
+from suite.models.recipes.drafts import VOCAB
 
 SHAPES = {
     "card": "0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001",

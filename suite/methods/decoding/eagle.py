@@ -21,7 +21,7 @@ from suite.models.recipes.drafts import VOCAB
 class EagleConfig(MethodConfig):
     """A tree of `nodes`, the root included, `depth` deep; of each level the `width` best nodes go on.
 
-    The paper's trees have 60 nodes and depth 6, for GPUs; on a CPU 8 is best.
+    The paper's trees have 60 nodes and depth 6, for GPUs; on a CPU a pass over many tokens is not free.
     """
 
     nodes: int = tunable(8, low=2, high=64, log=True)

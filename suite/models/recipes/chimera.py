@@ -24,12 +24,12 @@ from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads
 from suite.models.decoder import Layer, Layers
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.answers import Text, source_of, texts_with_states
+from suite.models.recipes.drafts import VOCAB
 from suite.models.rope import rotate
 
 BATCHES, LENGTH = 5, 448  # of answers, and the tokens of one at most
 WINDOW = 160  # tokens of a text that are trained on at a time
 HELD_OUT = 16  # every sixteenth text is for evaluation
-VOCAB = 16384  # heads choose among the first so many tokens: ids rise as frequency falls, and these are 95 % of text
 MOST_RANK = 5
 
 PLAN = TrainingPlan(
