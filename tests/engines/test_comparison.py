@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,18 +81,21 @@ def test_the_ratio_pairs_rounds_and_says_how_much_faster_native_is():
 
 
 class Mortal(NativeEngine):
-    """Its process is killed in the middle of its second timed round."""
+    """Its process is killed while the requests of its second timed round are in flight."""
 
     name = "mortal"
     runs = 0
 
     def stream(self, prompts):
         self.runs += 1
-        for number, chunk in enumerate(super().stream(prompts)):
-            if self.runs == 2 and number == 3:  # the untimed round is no stream here
-                for process in self._child.processes():
-                    os.kill(process.pid, signal.SIGKILL)
-            yield chunk
+        if self.runs == 2:  # the untimed round is no stream here
+            self._send(signal.SIGSTOP)  # else a fast answer is whole, in the pipe, before the kill
+            threading.Timer(0.5, self._send, [signal.SIGKILL]).start()
+        yield from super().stream(prompts)
+
+    def _send(self, number):
+        for process in self._child.processes():
+            os.kill(process.pid, number)
 
 
 def test_engines_take_turns_and_one_that_dies_leaves_the_others_their_rows():

@@ -26,10 +26,9 @@ from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads, last_three
 from suite.models.decoder import Layers
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.chimera import level_loss, right_at, unrolled
-from tests.methods import test_decoding
 from tests.methods.drafting import context, dense, request, run, small_model
 from tests.methods.support import tiny_model
-from tests.methods.test_decoding import chi_square, drawn, sequence_law, total_variation
+from tests.methods.test_decoding import FEW, chi_square, drawn, sequence_law, total_variation
 
 __all__ = ["sequence_law"]
 TOKENS = 24
@@ -263,15 +262,13 @@ def test_drafted_features_left_in_the_context_cache_would_be_seen(monkeypatch):
         run(Watching(), small_model(), [request(new=20)])
 
 
-def test_exact_drafts_have_the_targets_law_and_typical_ones_have_not(sequence_law, monkeypatch):
+def test_exact_drafts_have_the_targets_law_and_typical_ones_have_not(sequence_law):
     """Trap: calling typical acceptance lossless."""
     drafter = made(small_model(seed=5, vocab=8))
-    monkeypatch.setattr(test_decoding, "DRAWN", 4000)
-    exact = drawn(holding(Chimera(), drafter), tree="chain")
+    exact = drawn(holding(Chimera(), drafter), 4000, tree="chain")
     assert chi_square(exact, sequence_law) > 1e-4
     assert total_variation(exact, sequence_law) < 1.3
-    monkeypatch.setattr(test_decoding, "DRAWN", 2000)
-    assert chi_square(drawn(holding(ChimeraTypical(), drafter), tree="chain"), sequence_law) < 1e-4
+    assert chi_square(drawn(holding(ChimeraTypical(), drafter), FEW, tree="chain"), sequence_law) < 1e-4
     assert Chimera.card.lossless
     assert not ChimeraTypical.card.lossless
 
