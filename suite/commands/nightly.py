@@ -111,7 +111,7 @@ def _whole_night(
 ) -> int:
     turns = [line for line in history.read() if isinstance(line, Turn)]
     for_runs = budget_s * (1 - LEDGER_SHARE) if slugs else budget_s
-    night = _Night(store, history, now()[:19] + "Z", _commit(), Deadline(budget_s), Deadline(for_runs))
+    night = _Night(store, history, now()[:23] + "Z", _commit(), Deadline(budget_s), Deadline(for_runs))
     if history.skipped:
         night.notes.append(f"{history.skipped} lines of {history.path} are torn or foreign, and were left out.")
     before = refreshing.rows_of(store)

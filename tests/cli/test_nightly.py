@@ -32,7 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def ready(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store of the commands on a calibrated machine, and a spec of three runs that take a second each."""
+    """The store of the commands on a calibrated machine, and a spec of three runs that take a second each.
+
+    Every unit is unstable: how fast the tests' machine is in two nights decides nothing.
+    """
+    monkeypatch.setattr(noise, "LOAD_LIMIT", -1.0)
     monkeypatch.chdir(tmp_path)
     calibrated(store, machine.machine_id())
     (tmp_path / "n.toml").write_text(THREE)
@@ -40,7 +44,6 @@ def ready(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stor
 
 
 def _night(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any]]:
-    time.sleep(1.0)  # a night is named by its second
     code = run(["nightly", "n.toml", "--ledger", "none", "--json", *options])
     return code, json.loads(capsys.readouterr().out)
 
