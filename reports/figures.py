@@ -21,6 +21,8 @@ from reports.style import PHASES, colours, percent
 BOX_POINTS = 400
 """More points than this are drawn as outliers only."""
 CURVE_POINTS = 300
+SHOWN_TASKS = 40
+"""Of more tasks those are drawn on which the methods differ most."""
 
 Colours = Mapping[str, str]
 
@@ -204,13 +206,17 @@ def score_retention(rows: Sequence[Comparison], colour: Colours) -> go.Figure | 
 
 def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | None:
     """Score of every task, with standard errors; one task says nothing that the table does not."""
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    if len(tasks) < 2:
+    by_task: dict[str, list[float]] = {}
+    for score in scores:
+        by_task.setdefault(score.task, []).append(score.score)
+    if len(by_task) < 2:
         return None
+    widest = sorted(by_task, key=lambda task: min(by_task[task]) - max(by_task[task]))[:SHOWN_TASKS]
+    tasks = [task for task in by_task if task in widest]
     figure = new_figure(max(HEIGHT, 110 + 30 * len(tasks)))
     methods = list(dict.fromkeys(score.method for score in scores))
     for rank, method in enumerate(methods):
-        own = [score for score in scores if score.method == method]
+        own = [score for score in scores if score.method == method and score.task in tasks]
         offset = 0.5 * ((rank + 0.5) / len(methods) - 0.5)
         figure.add_scatter(
             x=[score.score for score in own],
@@ -227,7 +233,8 @@ def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | Non
             text=[escape(f"{score.task}: {number(score.score)} over {plural(score.n, 'request')}") for score in own],
             hovertemplate="%{text}",
         )
-    figure.update_xaxes(title="score ± standard error")
+    some = f" (the {len(tasks)} of {len(by_task)} tasks that differ most)" if len(tasks) < len(by_task) else ""
+    figure.update_xaxes(title=f"score ± standard error{some}")
     name_rows(figure, tasks)
     return figure
 
