@@ -22,6 +22,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from analysis.headlines import contest_title
 from analysis.lrm_printed import printed_rows
 from analysis.report_data import ReportData
 from analysis.wording import number
@@ -74,7 +75,11 @@ def render(data: ReportData) -> str:
             data=data,
             columns=tables.columns,
             cells=tables.cells,
+            ablation=tables.ABLATION,
+            contest_title=contest_title,
             interval=style.interval,
+            percent=style.percent,
+            size=style.size,
             printed=printed_rows() if data.survey else (),
             figures={
                 name: Embedded(figure.layout.height, _harmless(figure.to_json())) for name, figure in drawn.items()

@@ -179,26 +179,21 @@ def score_retention(rows: Sequence[Comparison], colour: Colours) -> go.Figure | 
     drawn = [row for row in rows if row.metrics["score"] is not None and row.metrics["selected_retention"] is not None]
     if not drawn:
         return None
-    figure = new_figure(HEIGHT, showlegend=False)
+    figure = new_figure(HEIGHT)
     for row in drawn:
         error = row.metrics["score_standard_error"]
         figure.add_scatter(
             x=[row.metrics["selected_retention"]],
             y=[row.metrics["score"]],
             error_y={"type": "data", "array": [error or 0.0], "thickness": 1.5, "width": 5},
-            mode="markers+text",
-            text=[escape(f"  {row.label} {row.score_coverage}")],
-            textposition="middle right",
+            mode="markers",
             cliponaxis=False,
             marker={"size": 12, "color": colour[row.label]},
-            name=escape(row.label),
+            name=escape(f"{row.label} {row.score_coverage}"),
             hovertemplate="reads %{x:.1%} of the cache<br>score %{y:.3~g}",
         )
     top = max(row.metrics["selected_retention"] or 0.0 for row in drawn)
-    figure.update_layout(margin={"r": 96})
-    figure.update_xaxes(
-        title="selected retention: share of the cache read per step", tickformat=".0%", range=[0, 1.06 * top]
-    )
+    figure.update_xaxes(title="share of the cache read per step", tickformat=".0%", range=[0, 1.06 * top])
     direction = "higher" if drawn[0].higher_is_better else "lower"
     figure.update_yaxes(title=f"{escape(drawn[0].score_name or 'score')} ({direction} is better)")
     return figure

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from analysis.comparison import Comparison
 from analysis.lrm_survey import SurveyRow
 from analysis.statistics import Estimate
-from reports.canvas import FADED, HEIGHT, error_bars, set_style
+from reports.canvas import FADED, error_bars, set_style
 from reports.style import NEUTRAL, colours
 
 COSTS = {
@@ -22,6 +22,8 @@ COSTS = {
     "joules_per_token": ("J/token", 1.0),
 }
 """Metrics that are better when smaller, their axis title and scale."""
+ACROSS = 2
+"""Panels in a row: as many as a phone can show."""
 
 
 @dataclass(frozen=True)
@@ -85,38 +87,54 @@ def _fronts(
     panels = {title: marks for title, marks in panels.items() if len(marks) > 1}
     if not panels:
         return None
-    figure = make_subplots(cols=len(panels), shared_yaxes=True, horizontal_spacing=0.04)
-    set_style(figure, HEIGHT + 40)
+    figure = _grid(len(panels))
     named: set[str] = set()
-    for column, (title, marks) in enumerate(panels.items(), start=1):
-        _add_front(figure, column, [(mark.cost, mark.score.value) for mark in marks], higher_is_better)
+    for index, (title, marks) in enumerate(panels.items()):
+        place = {"row": index // ACROSS + 1, "col": index % ACROSS + 1}
+        _add_front(figure, place, [(mark.cost, mark.score.value) for mark in marks], higher_is_better)
         for mark in marks:
-            _add_mark(figure, column, mark, colour, showlegend=mark.label not in named)
+            _add_mark(figure, place, mark, colour, showlegend=mark.label not in named)
             named.add(mark.label)
-        figure.update_xaxes(title=title, nticks=4, tickangle=0, row=1, col=column)
+        figure.update_xaxes(title=title, nticks=4, tickangle=0, **place)
     direction = "higher" if higher_is_better else "lower"
-    figure.update_yaxes(title=f"{escape(score)} ({direction} is better)", row=1, col=1)
+    figure.update_yaxes(title=f"{escape(score)}<br>({direction} is better)", col=1)
     return figure
 
 
-def _add_front(figure: go.Figure, column: int, points: Sequence[tuple[float, float]], higher_is_better: bool) -> None:
+def _grid(panels: int) -> go.Figure:
+    """Two panels in a row; the last one, where it is alone, has the row for itself."""
+    rows = -(-panels // ACROSS)
+    specs: list[list[dict[str, int] | None]] = [[{} for _ in range(ACROSS)] for _ in range(rows)]
+    if panels % ACROSS:
+        specs[-1] = [{"colspan": ACROSS}, *[None] * (ACROSS - 1)]
+    figure = make_subplots(
+        rows, ACROSS, specs=specs, shared_yaxes="all", horizontal_spacing=0.05, vertical_spacing=0.28 / rows
+    )
+    set_style(figure, 100 + 240 * rows)
+    return figure
+
+
+def _add_front(
+    figure: go.Figure, place: Mapping[str, int], points: Sequence[tuple[float, float]], higher_is_better: bool
+) -> None:
     best = [points[index] for index in front(points, higher_is_better)]
     x, y = [point[0] for point in best], [point[1] for point in best]
     line = {"color": NEUTRAL, "dash": "dot"}
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip", row=1, col=column)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip", **place)
 
 
-def _add_mark(figure: go.Figure, column: int, mark: Mark, colour: Mapping[str, str], *, showlegend: bool) -> None:
+def _add_mark(
+    figure: go.Figure, place: Mapping[str, int], mark: Mark, colour: Mapping[str, str], *, showlegend: bool
+) -> None:
     figure.add_scatter(
         x=[mark.cost],
         y=[mark.score.value],
-        error_y=error_bars([mark.score]),
+        error_y=error_bars([mark.score]) if mark.score.low is not None else None,
         mode="markers",
         name=escape(mark.label),
         legendgroup=mark.label,
         showlegend=showlegend,
         marker={"size": 11, "color": colour[mark.label], "opacity": 1.0 if mark.trusted else FADED},
         hovertemplate="%{x:.4~g}: %{y:.4~g}",
-        row=1,
-        col=column,
+        **place,
     )
