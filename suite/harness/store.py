@@ -288,7 +288,7 @@ _SENTENCES = (
         "the disk is full and the store {path} could not be written; free some space, or give --store another path.",
     ),
     (
-        ("not a database", "malformed", "file is encrypted"),
+        ("not a database", "malformed", "file is encrypted", "could not decode"),
         "{path} is damaged or no results store ({reason}); give --store another path, or restore the file from a copy.",
     ),
     (
@@ -304,6 +304,7 @@ _SENTENCES = (
 
 def _sentence(path: Path, reason: str) -> str:
     """What an error of SQLite or of the file system means for the user."""
+    reason = reason.partition(" with text")[0]  # behind it stands the whole record
     for marks, sentence in _SENTENCES:
         if any(mark in reason.lower() for mark in marks):
             return sentence.format(path=path, reason=reason)

@@ -100,7 +100,7 @@ def test_model_output_is_text(page: Page) -> None:
 def test_the_embedded_json_cannot_end_its_element(written: Written) -> None:
     html = written.html.read_text()
     starts = [match.end() for match in re.finditer('<script type="application/[a-z]+" id="[^"]+">', html)]
-    assert len(starts) == 11
+    assert len(starts) == 12
     for start in starts:
         assert html[start:].partition("<")[2].startswith("/script>")
 
@@ -131,7 +131,7 @@ def test_what_a_reader_must_find(page: Page, words: str) -> None:
 def test_every_figure_has_its_place(page: Page, written: Written) -> None:
     html = written.html.read_text()
     figures = page.figures()
-    assert len(figures) == 10
+    assert len(figures) == 11
     for name in figures:
         assert f'class="plot" id="{name}"' in html
 
