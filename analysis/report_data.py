@@ -9,6 +9,7 @@ from typing import Any
 from analysis.comparison import Comparison, Contest
 from analysis.lrm_survey import SurveyRow
 from analysis.spec_bench import SpecBenchRow
+from analysis.studies import EngineReport, StudyReport
 from suite.harness.measurement import Ceiling
 
 
@@ -204,3 +205,5 @@ class ReportData:
     ceilings: tuple[Ceiling, ...] = ()
     refused: tuple[str, ...] = ()
     noise: tuple[NoisePoint, ...] = ()
+    engines: tuple[EngineReport, ...] = ()
+    studies: tuple[StudyReport, ...] = ()

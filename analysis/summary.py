@@ -36,6 +36,7 @@ from analysis.report_data import (
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
+from analysis.studies import engine_reports, study_reports
 from analysis.taxonomy import rule_notes
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
@@ -54,9 +55,12 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     """
     everything = [unit for unit in store.units() if keys is None or unit.key in keys]
     findings = store.findings()
-    if not everything and not findings:
+    documents = {kind: store.documents(kind) for kind in ("engines", "tuning")} if keys is None else {}
+    if not everything and not findings and not any(documents.values()):
         raise NothingMeasuredError(f"there is nothing to report in {store.path}; run `python -m suite run` first.")
-    machine_id = everything[-1].machine_id if everything else findings[-1].machine_id
+    seen = [machine for found in documents.values() for machine in found]
+    seen += [one.machine_id for measured in (findings, everything) for one in measured]
+    machine_id = seen[-1]
     here = [unit for unit in everything if unit.machine_id == machine_id]
     units = newest_blocks(here)
     findings = [finding for finding in findings if finding.machine_id == machine_id]
@@ -65,7 +69,14 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     left_out = len(everything) - len(units)
     data = _report_data(units, findings, calibration, machine, left_out)
     rows = [row for contest in data.contests for row in contest.rows]
-    return replace(data, methods=method_pages(here, rows, data.points, data.claims))
+    kept = {kind: by.get(machine_id, []) for kind, by in documents.items()}
+    return replace(
+        data,
+        methods=method_pages(here, rows, data.points, data.claims),
+        engines=engine_reports(kept.get("engines", [])),
+        studies=study_reports(kept.get("tuning", [])),
+        raw={**data.raw, **kept},
+    )
 
 
 def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:

@@ -25,7 +25,7 @@ from plotly.offline import get_plotlyjs
 from analysis.headlines import contest_title
 from analysis.lrm_printed import printed_rows
 from analysis.report_data import ReportData
-from analysis.wording import number
+from analysis.wording import number, plural
 from reports import figures, grid_figures, machine_figures, pareto, static, style, tables
 
 SHOWN_POINTS = 100
@@ -79,6 +79,7 @@ def render(data: ReportData) -> str:
             contest_title=contest_title,
             interval=style.interval,
             percent=style.percent,
+            plural=plural,
             size=style.size,
             printed=printed_rows() if data.survey else (),
             figures={
@@ -101,6 +102,8 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
         drawn["claims-frontier"] = frontier
     for index, fronts in enumerate(pareto.survey_fronts(data.survey), start=1):
         drawn[f"survey-{index}"] = fronts
+    for index, study in enumerate(data.studies, start=1):
+        drawn[f"study-{index}"] = figures.best_so_far(study.best_so_far)
     for index, contest in enumerate(data.contests, start=1):
         for name, figure in figures.contest_figures(contest).items():
             drawn[f"contest-{index}-{name.replace(' ', '-')}"] = figure

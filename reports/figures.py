@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -16,7 +17,7 @@ from analysis.wording import number, plural
 from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
 from reports.grid_figures import heat_maps
 from reports.pareto import pareto
-from reports.style import PHASES, colours, percent
+from reports.style import PALETTE, PHASES, colours, percent
 
 BOX_POINTS = 400
 """More points than this are drawn as outliers only."""
@@ -265,4 +266,21 @@ def prediction(predictions: Sequence[Prediction]) -> go.Figure | None:
         figure.update_xaxes(title=PHASES[phase], nticks=5, tickangle=0, row=1, col=column)
     figure.update_layout(barmode="relative", bargap=0.35)
     figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
+    return figure
+
+
+def best_so_far(series: Mapping[str, Sequence[float | None]]) -> go.Figure:
+    """How a search went: its best figure after every trial, a line per sampler."""
+    figure = new_figure(HEIGHT)
+    for (name, values), tint in zip(series.items(), itertools.cycle(PALETTE), strict=False):
+        figure.add_scatter(
+            x=list(range(1, len(values) + 1)),
+            y=list(values),
+            mode="lines+markers",
+            name=escape(name),
+            line={"color": tint, "shape": "hv", "width": 2},
+            hovertemplate="trial %{x}: %{y:.4~g}",
+        )
+    figure.update_xaxes(title="trial")
+    figure.update_yaxes(title="best so far")
     return figure

@@ -29,7 +29,7 @@ def roofline(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> go.Figure | 
     """Achieved GFLOP/s over arithmetic intensity, under the measured ceilings."""
     if not points and not roofs:
         return None
-    figure = new_figure(520)
+    figure = new_figure(620)
     span = _intensities(roofs, points)
     for roof, tint in zip(roofs, (NEUTRAL, "#a08256", "#5f9182", "#93709f") * len(roofs), strict=False):
         for (name, bandwidth), dash in zip(roof.bandwidths_gb_per_s.items(), ("solid", "dash"), strict=False):
@@ -45,7 +45,7 @@ def roofline(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> go.Figure | 
     _add_points(figure, points)
     figure.update_xaxes(title="arithmetic intensity, FLOP per counted byte", type="log", tickformat="~g", dtick=1)
     figure.update_yaxes(title="GFLOP/s", type="log", tickformat="~g", dtick=1)
-    figure.update_layout(legend={"y": -0.15, "yanchor": "top"}, margin={"l": 48})
+    figure.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"l": 48})
     return figure
 
 

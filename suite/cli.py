@@ -187,7 +187,7 @@ def tune_command(
             parameters=parameter or [], slo=bounds or [], transfer=transfer, seed=seed, study=study,
             studies=tune.STUDIES, store=store,
         )  # fmt: skip
-        return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json)
+        return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json, store)
     if not method:
         raise InputError("what is to be tuned? Give a method with --method, or --engine vllm.")
     run_options = RunOptions(
