@@ -62,8 +62,12 @@ def _check(workload: str) -> None:
 
 
 def _document(row: SurveyRow, device: Hardware | None) -> dict[str, Any]:
-    predicted = row.work.milliseconds(device) if row.work is not None and device is not None else None
-    return asdict(row) | {"hardware": device and device.name, "predicted_ms": predicted}
+    name = device.name if device is not None else None
+    return asdict(row) | {"hardware": name, "predicted_ms": _predicted(row, device)}
+
+
+def _predicted(row: SurveyRow, device: Hardware | None) -> float | None:
+    return row.work.milliseconds(device) if row.work is not None and device is not None else None
 
 
 def _print_measured(rows: Sequence[SurveyRow], device: Hardware | None) -> None:
@@ -74,10 +78,10 @@ def _print_measured(rows: Sequence[SurveyRow], device: Hardware | None) -> None:
             f"{interval(row.accuracy.value, row.accuracy.low, row.accuracy.high)}\nof {row.accuracy.n}",
             f"{number(row.mean_tokens)}\n({number(row.median_tokens)})",
             number(row.hidden_steps),
-            number(row.work and row.work.flops / 1e9),
-            number(row.work and row.work.bytes / 1e9),
+            number(row.work.flops / 1e9 if row.work is not None else None),
+            number(row.work.bytes / 1e9 if row.work is not None else None),
             number(row.latency_ms),
-            *([number(row.work and row.work.milliseconds(device))] if device is not None else []),
+            *([number(_predicted(row, device))] if device is not None else []),
             *_ratios(row),
         ]
         for row in rows

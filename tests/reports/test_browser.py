@@ -231,5 +231,6 @@ def test_ten_thousand_units_load_in_two_seconds(browser: Browser, large: Path) -
         page.goto(large.as_uri(), wait_until="load")
         page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         times.append(time.perf_counter() - start)
+        assert page.evaluate("window.Plotly === undefined"), "plots far below were not waited for"
         page.close()
     assert min(times) < LOAD_LIMIT_S, times
