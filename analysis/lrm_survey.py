@@ -1,6 +1,7 @@
 """The empirical table of the survey of efficient reasoning (arXiv 2503.23077), from this suite's own runs only.
 
-Every answer counts, wrong ones too. Tokens are visible ones; drafted tokens that were thrown away are `hidden_steps`.
+Every answer counts, wrong ones too. What an answer does not show (rejected drafts, chains thrown away, a verifier's tokens)
+is in `hidden_steps`, and ratios are of all generated tokens.
 What the survey itself prints is kept apart, in `lrm_printed`.
 """
 
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, median
 
 from analysis.comparison import Comparison, stable_units
-from analysis.lrm_work import Work, answer_work
+from analysis.lrm_work import Work, answer_work, generated_tokens, hidden_steps, sequential_tokens
 from analysis.samples import options_text, request_scores
 from analysis.statistics import Estimate
 from analysis.taxonomy import UNPLACED, place_of, training_of
-from suite.harness.measurement import Sample, UnitResult
+from suite.harness.measurement import UnitResult
 from suite.registry import WORKLOADS
 from suite.spec import MethodSpec
 
@@ -31,7 +32,8 @@ EQUAL_ACCURACY = 1.0
 class SurveyRow:
     """One method in one setting of a reasoning workload; `keys` are the units behind it.
 
-    Accuracy in percent over the answers, with its 95% Wilson interval. The ratios are the baseline's figure over the
+    `mean_tokens` and `median_tokens` are visible ones, `generated_tokens` those of all chains, `sequential_tokens` those
+    on the critical path. Accuracy in percent over the answers, with its 95% Wilson interval. The ratios are the baseline's figure over the
     method's (above 1: less is spent), None where accuracy fell by more than a point (`no_gain`), or without a baseline.
     """
 
@@ -45,6 +47,8 @@ class SurveyRow:
     accuracy: Estimate
     mean_tokens: float
     median_tokens: float
+    generated_tokens: float
+    sequential_tokens: float
     hidden_steps: float
     work: Work | None
     latency_ms: float | None
@@ -113,7 +117,9 @@ def _survey_row(row: Comparison, units: Sequence[UnitResult], baseline: Sequence
         accuracy=Estimate(fmean(scores), 100 * low, 100 * high, len(scores)),
         mean_tokens=fmean(tokens),
         median_tokens=median(tokens),
-        hidden_steps=fmean(_hidden(sample) for sample in samples),
+        generated_tokens=_tokens(units),
+        sequential_tokens=fmean(map(sequential_tokens, samples)),
+        hidden_steps=fmean(map(hidden_steps, samples)),
         work=answer_work(units),
         latency_ms=_latency(units),
         token_ratio=_ratio(_tokens, units, against),
@@ -128,12 +134,8 @@ def _scores(units: Sequence[UnitResult]) -> list[float]:
     return [score for unit in units for score in request_scores(unit.samples).values()]
 
 
-def _hidden(sample: Sample) -> int:
-    return sample.drafts.drafted - sample.drafts.accepted if sample.drafts is not None else 0
-
-
 def _tokens(units: Sequence[UnitResult]) -> float:
-    return fmean(len(sample.token_ids) for unit in units for sample in unit.samples)
+    return fmean(generated_tokens(sample) for unit in units for sample in unit.samples)
 
 
 def _flops(units: Sequence[UnitResult]) -> float | None:

@@ -54,11 +54,29 @@ def answer_work(units: Sequence[UnitResult]) -> Work | None:
     return Work(*(fmean(getattr(work, name) for work in answers) for name in names))
 
 
+def generated_tokens(sample: Sample) -> int:
+    """Visible tokens and those of chains that were thrown away."""
+    return sample.search.generated if sample.search is not None else len(sample.token_ids)
+
+
+def sequential_tokens(sample: Sample) -> int:
+    """Tokens one after the other: of parallel chains the longest."""
+    return sample.search.sequential if sample.search is not None else len(sample.token_ids)
+
+
+def hidden_steps(sample: Sample) -> int:
+    """Tokens that were computed and are not in the answer: rejected drafts, chains thrown away, a verifier's."""
+    drafts, search = sample.drafts, sample.search
+    rejected = drafts.drafted - drafts.accepted if drafts is not None else 0
+    verified = search.verifier_tokens if search is not None else 0
+    return rejected + generated_tokens(sample) - len(sample.token_ids) + verified
+
+
 def _answer(sample: Sample, prefill: PhaseCount, decode: PhaseCount | None) -> Work:
     prompt = sample.prompt_tokens / prefill.tokens
     if decode is None:
         return Work(prefill.flops * prompt, prefill.counted_bytes * prompt, 0.0, 0.0)
-    passes, fed = _decoding(sample)
+    passes, fed = _decoded(sample)
     return Work(
         prefill.flops * prompt,
         prefill.counted_bytes * prompt,
@@ -67,9 +85,11 @@ def _answer(sample: Sample, prefill: PhaseCount, decode: PhaseCount | None) -> W
     )
 
 
-def _decoding(sample: Sample) -> tuple[int, int]:
-    """Decoding passes, and the tokens they were fed: roots and all drafted nodes, or every token but the last."""
-    drafts = sample.drafts
+def _decoded(sample: Sample) -> tuple[int, int]:
+    """Decoding passes, and the tokens they were fed: every token but the last of each chain, and all drafted nodes."""
+    drafts, search = sample.drafts, sample.search
+    if search is not None:
+        return search.sequential, max(search.generated - search.samples, 0) + search.prefilled - sample.prompt_tokens
     if drafts is not None:
         return drafts.rounds, drafts.rounds + drafts.drafted
     steps = max(len(sample.token_ids) - 1, 0)

@@ -74,7 +74,7 @@ def survey_fronts(rows: Sequence[SurveyRow]) -> list[go.Figure]:
 
 def _survey_front(rows: Sequence[SurveyRow]) -> go.Figure | None:
     panels = {
-        "tokens per answer": [Mark(row.title, row.mean_tokens, row.accuracy) for row in rows],
+        "tokens per answer": [Mark(row.title, row.generated_tokens, row.accuracy) for row in rows],
         "GFLOP per answer": [Mark(row.title, row.work.flops / 1e9, row.accuracy) for row in rows if row.work],
     }
     return _fronts(panels, "accuracy, %", True, colours(row.title for row in rows))

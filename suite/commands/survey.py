@@ -77,6 +77,7 @@ def _print_measured(rows: Sequence[SurveyRow], device: Hardware | None) -> None:
             f"{row.workload}, {row.model}\n{row.setting}",
             f"{interval(row.accuracy.value, row.accuracy.low, row.accuracy.high)}\nof {row.accuracy.n}",
             f"{number(row.mean_tokens)}\n({number(row.median_tokens)})",
+            f"{number(row.generated_tokens)}\n({number(row.sequential_tokens)})",
             number(row.hidden_steps),
             number(row.work.flops / 1e9 if row.work is not None else None),
             number(row.work.bytes / 1e9 if row.work is not None else None),
@@ -86,7 +87,17 @@ def _print_measured(rows: Sequence[SurveyRow], device: Hardware | None) -> None:
         ]
         for row in rows
     ]
-    names = ["method, leaf", "workload, model", "accuracy %", "tokens (median)", "hidden", "GFLOP", "GB", "ms"]
+    names = [
+        "method, leaf",
+        "workload, model",
+        "accuracy %",
+        "tokens (median)",
+        "all (in turn)",
+        "hidden",
+        "GFLOP",
+        "GB",
+        "ms",
+    ]
     predicted = [f"{device.name} ms"] if device is not None else []
     table("Per answer, measured here", [*names, *predicted, "tokens x", "FLOPs x", "time x"], cells, left=2)
 

@@ -22,7 +22,7 @@ from suite.registry import METHODS
 from suite.spec import WorkloadSpec
 from tests.analysis.factory import longbench_units, sample, unit
 from tests.methods.support import CONFIG, tiny_model
-from workloads.schema import Request
+from workloads.schema import Request, SearchFigures
 
 
 def _units(kept: float = 100.0) -> list[UnitResult]:
@@ -46,6 +46,18 @@ def test_no_gain_without_equal_accuracy():
     units = _units(kept=0.0)
     other = survey_rows(compare(units), units)[1]
     assert (other.no_gain, other.token_ratio, other.flop_ratio, other.latency_ratio) == (True, None, None, None)
+
+
+def test_chains_thrown_away_cost_tokens():
+    """A search is not cheap because its answer is short: total and critical path stand beside the visible tokens."""
+    search = SearchFigures(generated=40, sequential=10, prompt_logical=0, prefilled=1000, verifier_tokens=5, samples=4)
+    dense = unit("dense", [sample("a", score=100.0, gaps=[10.0] * 9)], workload="gsm8k")
+    best = sample("a", score=100.0, gaps=[10.0] * 9).model_copy(update={"search": search})
+    units = [dense, unit("best_of_n", [best], workload="gsm8k")]
+    row = next(row for row in survey_rows(compare(units), units) if row.method == "best_of_n")
+    assert (row.mean_tokens, row.generated_tokens, row.sequential_tokens, row.hidden_steps) == (10, 40, 10, 35)
+    assert row.token_ratio == 0.25
+    assert row.flop_ratio < 1
 
 
 def test_settings_are_rows_of_their_own_and_meet_their_own_baseline():
@@ -109,7 +121,7 @@ def test_flops_are_those_of_whole_answers():
     assert survey_rows(compare(units), units)[0].work.flops == pytest.approx(1000 * prefill + 6 * decode)
 
 
-@pytest.mark.parametrize("name", ["dense", "ngram"])
+@pytest.mark.parametrize("name", ["dense", "ngram", "best_of_n"])
 def test_no_forward_pass_is_hidden(name):
     """Trap: speculative work left out. FLOPs are 2 P x (all tokens fed, drafted ones too) within 5 %."""
     model = tiny_model(replace(CONFIG, hidden=256, intermediate=1024, heads=4, kv_heads=4, head_dim=64))
@@ -122,8 +134,12 @@ def test_no_forward_pass_is_hidden(name):
     answer = harness_sample(asked, done, meter, 0, 0).model_copy(update={"score": 100.0})
     one = unit(name, [answer], workload="gsm8k", counts=counting.phases(None))
     parameters = sum(p.numel() for layer in model.decoder.layers for p in layer.parameters() if p.dim() == 2)
-    fed = len(done.token_ids) - 1 if name == "dense" else done.drafts.rounds + done.drafts.drafted
-    assert name == "dense" or done.drafts.drafted > 0
+    fed = {
+        "dense": lambda: len(done.token_ids) - 1,
+        "ngram": lambda: done.drafts.rounds + done.drafts.drafted,
+        "best_of_n": lambda: done.search.generated - done.search.samples,
+    }[name]()
+    assert name == "dense" or fed > len(done.token_ids)
     assert survey_rows(compare([one]), [one])[0].work.flops == pytest.approx(2 * parameters * (24 + fed), rel=0.05)
 
 
