@@ -1,8 +1,7 @@
 """The empirical table of the survey of efficient reasoning (arXiv 2503.23077), from this suite's own runs only.
 
-Every answer counts, wrong ones too. What an answer does not show (rejected drafts, chains thrown away, a verifier's tokens)
-is in `hidden_steps`, and ratios are of all generated tokens.
-What the survey itself prints is kept apart, in `lrm_printed`.
+Every answer counts, wrong ones too. What an answer does not show (rejected drafts, chains thrown away, a verifier's
+tokens) is in `hidden_steps`, and ratios are of all generated tokens. What the survey prints is apart, in `lrm_printed`.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ EQUAL_ACCURACY = 1.0
 class SurveyRow:
     """One method in one setting of a reasoning workload; `keys` are the units behind it.
 
-    `mean_tokens` and `median_tokens` are visible ones, `generated_tokens` those of all chains, `sequential_tokens` those
-    on the critical path. Accuracy in percent over the answers, with its 95% Wilson interval. The ratios are the baseline's figure over the
-    method's (above 1: less is spent), None where accuracy fell by more than a point (`no_gain`), or without a baseline.
+    `mean_tokens` and `median_tokens` are visible ones, `generated_tokens` those of all chains, `sequential_tokens`
+    those on the critical path. Accuracy in percent over the answers, with its 95% Wilson interval. The ratios are the
+    baseline's figure over the method's (above 1: less is spent), None where accuracy fell by more than a point
+    (`no_gain`), or without a baseline.
     """
 
     leaf: str
