@@ -87,19 +87,9 @@ def _print_measured(rows: Sequence[SurveyRow], device: Hardware | None) -> None:
         ]
         for row in rows
     ]
-    names = [
-        "method, leaf",
-        "workload, model",
-        "accuracy %",
-        "tokens (median)",
-        "all (in turn)",
-        "hidden",
-        "GFLOP",
-        "GB",
-        "ms",
-    ]
-    predicted = [f"{device.name} ms"] if device is not None else []
-    table("Per answer, measured here", [*names, *predicted, "tokens x", "FLOPs x", "time x"], cells, left=2)
+    names = ["method, leaf", "workload, model", "accuracy %", "tokens (median)", "all (in turn)", "hidden"]
+    costs = ["GFLOP", "GB", "ms", *([f"{device.name} ms"] if device is not None else [])]
+    table("Per answer, measured here", [*names, *costs, "tokens x", "FLOPs x", "time x"], cells, left=2)
 
 
 def _ratios(row: SurveyRow) -> list[str]:
