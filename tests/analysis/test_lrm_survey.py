@@ -126,6 +126,7 @@ def test_no_forward_pass_is_hidden(name):
     """Trap: speculative work left out. FLOPs are 2 P x (all tokens fed, drafted ones too) within 5 %."""
     model = tiny_model(replace(CONFIG, hidden=256, intermediate=1024, heads=4, kv_heads=4, head_dim=64))
     contender = Contender(METHODS.load(name)(), METHODS.load(name).Config(), model)
+    contender.prepare()
     asked = Request(id="q0", task="a", prompt="ab" * 12, metric="none", max_new_tokens=40)
     with CountingPass(model.config.kv_bytes_per_token(4), model.config.attention_flops_per_pair) as counting:
         contender.complete([shortened(asked, 8)], counting.meter)
