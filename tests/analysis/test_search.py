@@ -289,5 +289,8 @@ def test_length_auc_is_within_a_question() -> None:
 def test_arrays_must_fit() -> None:
     with pytest.raises(ValueError, match="one value of each kind for every answer"):
         replace(stored([1, 2], "ab"), rewards=np.zeros(3))
+    for classes in ([1, 0], [1, 1], [0, 2]):
+        with pytest.raises(ValueError, match="index of its first member"):
+            replace(stored([1, 2, 3], "ab-"), classes=np.array([*classes, -1]))
     with pytest.raises(ValueError, match="m is between 1 and k"):
         first_finish(stored([1, 2], "ab"), 1, m=2)
