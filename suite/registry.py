@@ -96,6 +96,12 @@ METHODS = Methods(
             "masks of 128 queries x 32 keys, four builders (2510.24606, second version)",
         ),
         Entry(
+            "best_of_n",
+            "suite.methods.search.best_of_n:BestOfN",
+            "control",
+            "whole solutions, the verifier picks one (2110.14168, control)",
+        ),
+        Entry(
             "chunkllm",
             "suite.methods.attention.chunkllm:ChunkLLM",
             "attention",
