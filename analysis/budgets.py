@@ -56,7 +56,7 @@ class Curve:
         """The curve as a table."""
         found = []
         for place, size in enumerate(self.sizes):
-            accuracy = statistics.mean_estimate(100 * self.figures("accuracy")[:, place])
+            accuracy = statistics.mean_estimate((100 * self.figures("accuracy")[:, place]).tolist())
             assert accuracy is not None
             names = ("gen_tokens", "seq_tokens", "finished_only_tokens", "tie_rate")
             found.append(Point(size, accuracy, *(float(self.figures(name)[:, place].mean()) for name in names)))
@@ -76,7 +76,7 @@ def difference(base: Curve, method: Curve, budget: Budget, at: int = -1) -> Esti
     None where the method's curve does not reach that budget: then its range has to be measured, not guessed.
     """
     ours = _at(method, budget, float(base.budgets(budget)[at]))
-    return None if ours is None else statistics.mean_estimate(100 * (ours - base.figures("accuracy")[:, at]))
+    return None if ours is None else statistics.mean_estimate((100 * (ours - base.figures("accuracy")[:, at])).tolist())
 
 
 def budget_ratio(base: Curve, method: Curve, budget: Budget, at: int = -1) -> Estimate | None:
