@@ -32,7 +32,7 @@ def lrm_table(workload: str, hardware: str, store_file: Path | None, as_json: bo
         if not rows:
             raise NothingMeasuredError(
                 f"no scored run of {workload or 'a reasoning workload'} is in {store.path}; "
-                f"run `python -m suite run --workload {workload or _reasoning()[0]}` first."
+                f"run `python -m suite run --workload {workload or 'gsm8k'}` first."
             )
     leaves = coverage()
     if as_json:

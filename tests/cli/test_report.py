@@ -44,7 +44,7 @@ def test_printed_rows_stand_under_their_own_heading(answered: Store, capsys) -> 
     [
         (["lrm-tabel"], 2, "known: page, lrm-table"),
         (["lrm-table", "-o", "x.html"], 2, "-o is the page's"),
-        (["lrm-table", "--workload", "longbench"], 2, "not about reasoning; known: gsm8k"),
+        (["lrm-table", "--workload", "longbench"], 2, "not about reasoning; known: aime, gpqa, gsm8k"),
         (["--workload", "gsm8k"], 2, "the page shows everything"),
         (["lrm-table", "--hardware", "h100_sxn"], 2, "did you mean"),
     ],
