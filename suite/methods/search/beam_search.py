@@ -41,8 +41,8 @@ class BeamSearch(SearchMethod):
     async def search(self, policy: Policy, verifier: Verifier, config: BeamConfig) -> Answer:
         """Draw, score, keep the best; the best that finished is the answer, or the best that did not."""
         beam, finished = [policy.root], list[Trace]()
-        for _ in range(config.steps):
-            rows = config.samples // len(beam) if beam == [policy.root] else config.samples // config.beams
+        for step in range(config.steps):
+            rows = config.samples // (config.beams if step else 1)
             drawn = distinct(await policy.step([trace for trace in beam for _ in range(rows)]))
             scores = dict(zip(drawn, await verifier.scores(drawn), strict=True))
             best = sorted(drawn, key=lambda trace: -scores[trace])[: config.beams]

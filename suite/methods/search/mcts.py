@@ -75,10 +75,8 @@ class MCTS(SearchMethod):
                 await _simulate(policy, verifier, node, config)
             node = max(node.children, key=lambda child: (child.visits, child.q))
         policy.ledger.extra["most_visits"] = max(child.visits for child in root.children)
-        ends = [found for found in root.below() if found.trace.finished and found is not node]
-        return Answer(
-            node.trace, (node.trace, *(end.trace for end in ends)), (node.value, *(end.value for end in ends))
-        )
+        ends = [node, *(found for found in root.below() if found.trace.finished and found is not node)]
+        return Answer(node.trace, tuple(end.trace for end in ends), tuple(end.value for end in ends))
 
 
 async def _simulate(policy: Policy, verifier: Verifier, start: Node, config: MCTSConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp
 from typing import ClassVar, Self
 
@@ -70,7 +71,7 @@ class ParallelTempering(SearchMethod):
 async def _exchange(clouds: list[Cloud], verifier: Verifier, rng: np.random.Generator) -> int:
     """Neighbours exchange their references with probability min(1, pi_k(y) pi_l(x) / (pi_k(x) pi_l(y)))."""
     swaps = 0
-    for hot, cold in zip(clouds, clouds[1:], strict=False):
+    for hot, cold in pairwise(clouds):
         assert hot.reference is not None
         assert cold.reference is not None
         x, y = await verifier.scores([hot.reference, cold.reference])
