@@ -28,7 +28,7 @@ class Ballot:
 
 
 def vote(traces: Sequence[Trace], weights: Sequence[float] | None = None, tie: Tie = "first") -> Ballot:
-    """The class of answers with most votes, or with the largest sum of `weights`. Without an answer there is no vote."""
+    """The class of answers with most votes, or with the largest sum of `weights`. No answer, no vote."""
     kind = traces[0].problem.answer
     parties: dict[int, list[int]] = {}
     for index, party in enumerate(classes(kind, [extract(kind, trace.text) for trace in traces])):
