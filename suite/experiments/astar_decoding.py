@@ -1,0 +1,118 @@
+"""A*-decoding's claims on the lab's chains (card `astar_decoding`, section 6).
+
+As printed, a state goes on once, and the size is its number of continuations. With re-opening two continuations
+suffice, and the size is the budget of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+
+from analysis.budgets import Curve, budget_ratio
+from suite.experiments.base import Experiment, Workbench
+from suite.experiments.drafting import with_interval
+from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, ratios, samples, table, told
+from suite.harness.measurement import Finding
+from suite.methods.search.astar_decoding import AStarDecoding
+
+CHILDREN = (2, 4, 8, 16)
+TOKENS = (50, 100, 200, 400, 800)
+FILTERS = (2, 4, 8, 16, 32)
+WHOLE = (1, 2, 4, 8, 16, 32, 64)
+COSTS = ("improving", "zero", "step")
+DELTAS = (0.1, 0.2, 0.3)
+DELTA = 0.3
+UNLIMITED = 10_000  # expansions: only tokens are limited
+POLICIES = {"chain-early": 32, "chain-mid": 8}
+"""Policies, and the particles whose accuracy is asked for: the last ones before the policy's curve is flat."""
+
+
+class AStarExperiment(Experiment):
+    """As printed and with re-opening, against particle filtering and best of n."""
+
+    slug: ClassVar[str] = "astar_decoding"
+
+    def findings(self, bench: Workbench) -> Iterator[Finding]:
+        torch.set_num_threads(bench.threads)
+        for policy, size in POLICIES.items():
+            lab = Lab(policy, bench)
+            setting = f"{policy}, greedy {lab.greedy():.0f} %, T=1, {PROBLEMS} problems of {TASK}, likelihood PRM, prod"
+            yield from self._race(setting, raced(lab), size)
+            yield self._robust(setting, degraded(lab))
+
+    def _race(self, setting: str, found: dict[str, Curve], size: int) -> Iterator[Finding]:
+        claims = {claim.id: claim for claim in AStarDecoding.card.claims}
+        plain, again = found["plain"], found[f"again {DELTA}"]
+        filters, whole = found["filter"], found["best of n"]
+        at, goal = filters.sizes.index(size), f"the accuracy of {size} particles"
+        curves = "; ".join(map(told, found.values()))
+        rest = f"by size {ratios(filters, again, 'gen_tokens')}; as printed {ratios(filters, plain, 'gen_tokens')}"
+        yield self.finding(
+            claims["tokens"], budget_ratio(filters, again, "gen_tokens", at),
+            f"{setting}; re-opened (2 continuations, delta {DELTA}) at {goal}; {rest}; {curves}",
+            details={"curves": table(list(found.values()))},
+        )  # fmt: skip
+        yield self.finding(
+            claims["printed"], budget_ratio(filters, plain, "gen_tokens", filters.sizes.index(8)),
+            f"{setting}; as printed at the accuracy of 8 particles",
+        )  # fmt: skip
+        yield self.finding(
+            claims["tokens-bon"], budget_ratio(whole, again, "gen_tokens"),
+            f"{setting}; at the accuracy of best of {WHOLE[-1]}; by size {ratios(whole, again, 'gen_tokens')}; "
+            f"as printed {ratios(whole, plain, 'gen_tokens')}",
+        )  # fmt: skip
+        passes = with_interval(budget_ratio(filters, plain, "verifier_passes", filters.sizes.index(8)))
+        yield self.finding(
+            claims["passes"], budget_ratio(filters, again, "verifier_passes", at),
+            f"{setting}; re-opened at {goal}; as printed, of 8 particles {passes}",
+        )  # fmt: skip
+        yield self.finding(
+            claims["depth"], budget_ratio(filters, again, "seq_tokens", at),
+            f"{setting}; re-opened at {goal}; by size {ratios(filters, again, 'seq_tokens')}", direction="at most",
+        )  # fmt: skip
+
+    def _robust(self, setting: str, made: dict[str, Curve]) -> Finding:
+        conditions = f"{setting}, 20 % of its step scores flipped; 4 continuations against 4 particles; " + "; ".join(
+            map(told, made.values())
+        )
+        claim = {claim.id: claim for claim in AStarDecoding.card.claims}["robust"]
+        gap = above(made["flipped"], made["filter, flipped"], 4)
+        details: Any = {"curves": table(list(made.values()))}
+        return self.finding(claim, gap, conditions, null=0.0, details=details)
+
+
+def raced(lab: Lab) -> dict[str, Curve]:
+    """The search as printed, with other costs, and re-opened; and what it is compared with."""
+    star = partial(lab.curve, method="astar_decoding")
+    return {
+        "plain": star("as printed", sizes=CHILDREN, options=samples),
+        **{cost: star(f"cost {cost}", sizes=(4, 8), options=partial(costly, cost)) for cost in COSTS},
+        **{f"again {d}": star(f"re-opened by {d}", sizes=TOKENS, options=partial(reopened, d)) for d in DELTAS},
+        "filter": lab.curve("particle filter", "particle_filtering", FILTERS, samples),
+        "best of n": lab.curve("best of n", "best_of_n", WHOLE, samples),
+    }
+
+
+def degraded(lab: Lab) -> dict[str, Curve]:
+    """With worse verifiers, none, and the exact one."""
+    star = partial(lab.curve, method="astar_decoding", options=samples)
+    return {
+        "flipped": star("flipped", sizes=CHILDREN[:3], judge=FLIPPED),
+        "filter, flipped": lab.curve("filter, flipped", "particle_filtering", (4, 8, 16), samples, FLIPPED),
+        "random": star("random", sizes=(4,), judge="random"),
+        "oracle": star("oracle", sizes=CHILDREN[:3], judge="oracle"),
+    }
+
+
+def reopened(delta: float, tokens: int) -> dict[str, Any]:
+    """Two continuations at a time, until the tokens are used up."""
+    return {"samples": 2, "reopen_delta": delta, "tokens": tokens, "expansions": UNLIMITED}
+
+
+def costly(cost: str, size: int) -> dict[str, Any]:
+    """Another rule for g."""
+    return {"samples": size, "cost": cost}

@@ -1,0 +1,102 @@
+"""Particle filtering's claims on the lab's chains (card `particle_filtering`, section 6).
+
+Everything is compared at equal generated tokens first. Sequential depth hardly depends on the number of chains, so at
+equal depth methods are compared at equal samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+
+from analysis.budgets import Curve, budget_ratio, difference
+from suite.experiments.base import Experiment, Workbench
+from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, differences, ratios, samples, table, told
+from suite.harness.measurement import Finding
+from suite.methods.search.particle_filtering import ParticleFiltering
+
+SIZES = (2, 4, 8, 16, 32)
+BASES = (4, 8, 16, 32)
+WHOLE = (1, 2, 4, 8, 16, 32, 64)  # of best of n, which needs the most samples
+ABLATED = (4, 8, 16)
+AT = 16  # samples at which methods are compared
+FILTER = "particle_filtering"
+
+
+class ParticleFilteringExperiment(Experiment):
+    """The early policy has most room for search; the middle one shows what becomes of a gain."""
+
+    slug: ClassVar[str] = "particle_filtering"
+
+    def findings(self, bench: Workbench) -> Iterator[Finding]:
+        torch.set_num_threads(bench.threads)
+        for policy in ("chain-early", "chain-mid"):
+            lab = Lab(policy, bench)
+            setting = f"{policy}, greedy {lab.greedy():.0f} %, T=1, {PROBLEMS} problems of {TASK}, likelihood PRM, prod"
+            found = raced(lab)
+            yield from self._race(setting, found)
+            yield from self._ablations(setting, found["particle filter"], found["best of n"], ablations(lab))
+
+    def _race(self, setting: str, found: dict[str, Curve]) -> Iterator[Finding]:
+        claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
+        ours, whole = found["particle filter"], found["best of n"]
+        rates, curves = ratios(whole, ours, "gen_tokens"), "; ".join(map(told, found.values()))
+        conditions = f"{setting}; against best of {WHOLE[-1]}, by size {rates}; {curves}"
+        estimate = budget_ratio(whole, ours, "gen_tokens")
+        yield self.finding(claims["rate"], estimate, conditions, details={"curves": table(list(found.values()))})
+        for claim, name in (("beam", "beam"), ("dvts", "DVTS"), ("voting", "weighted voting")):
+            base = found[name]
+            conditions = (
+                f"{setting}; on the tokens of {name} with {AT} samples; by size "
+                f"{differences(base, ours, 'gen_tokens')}; its tokens per token at equal accuracy, by size "
+                f"{ratios(base, ours, 'gen_tokens')}"
+            )
+            estimate = difference(base, ours, "gen_tokens", base.sizes.index(AT))
+            yield self.finding(claims[claim], estimate, conditions, null=0.0)
+        steps = " and ".join(f"{c.budgets('seq_tokens')[c.sizes.index(AT)]:.0f}" for c in (ours, whole))
+        conditions = f"{setting}; {AT} samples each, {steps} sequential steps"
+        yield self.finding(claims["depth"], above(whole, ours, AT), conditions, null=0.0)
+
+    def _ablations(self, setting: str, ours: Curve, whole: Curve, made: dict[str, Curve]) -> Iterator[Finding]:
+        claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
+        curves: Any = {"curves": table(list(made.values()))}
+        conditions = f"{setting}; 8 particles; {'; '.join(map(told, made.values()))}"
+        yield self.finding(claims["logit"], above(made["raw softmax"], ours, 8), conditions, null=0.0, details=curves)
+        conditions = f"{setting}, 20 % of its step scores flipped; {AT} samples each"
+        gap = above(made["beam, flipped"], made["flipped"], AT)
+        yield self.finding(claims["robust"], gap, conditions, null=0.0)
+        single = 100 * float(whole.figures("accuracy")[:, 0].mean())
+        conditions = f"{setting}; {AT} particles with and without; {told(made['random'])}, single sample {single:.0f} %"
+        yield self.finding(claims["signal"], above(made["random"], ours, AT), conditions, null=0.0)
+
+
+def raced(lab: Lab) -> dict[str, Curve]:
+    """The filter and what it is compared with, all with the same verifier."""
+    return {
+        "particle filter": lab.curve("particle filter", FILTER, SIZES, samples),
+        "best of n": lab.curve("best of n", "best_of_n", WHOLE, samples),
+        "beam": lab.curve("beam, a quarter kept", "beam_search", BASES, lambda n: {"samples": n, "beams": n // 4}),
+        "DVTS": lab.curve("DVTS", "dvts", BASES, samples),
+        "weighted voting": lab.curve("weighted voting", "weighted_voting", BASES, samples),
+    }
+
+
+def ablations(lab: Lab) -> dict[str, Curve]:
+    """The filter without what makes it work, its variants, and the ceiling. Of Gibbs the size is that of both turns."""
+    return {
+        "raw softmax": lab.curve("raw softmax", FILTER, ABLATED, lambda n: {"samples": n, "weights": "raw"}),
+        "flipped": lab.curve("flipped", FILTER, ABLATED, samples, FLIPPED),
+        "beam, flipped": lab.curve(
+            "beam, flipped", "beam_search", ABLATED, lambda n: {"samples": n, "beams": n // 4}, FLIPPED
+        ),
+        "best of n, flipped": lab.curve("best of n, flipped", "best_of_n", ABLATED, samples, FLIPPED),
+        "random": lab.curve("random", FILTER, (AT,), samples, "random"),
+        "oracle": lab.curve("oracle", FILTER, ABLATED, samples, "oracle"),
+        "Gibbs": lab.curve("Gibbs, twice", "particle_gibbs", (8, 16, 32), lambda n: {"samples": n // 2}),
+        "chains": lab.curve(
+            "independent chains of 8", "parallel_tempering", (16, 32),
+            lambda n: {"samples": n, "chains": n // 8, "iterations": 1, "hottest": 1.0},
+        ),
+    }  # fmt: skip
