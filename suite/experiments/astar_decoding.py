@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 
 from analysis.budgets import Curve, budget_ratio
+from analysis.statistics import Estimate
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.drafting import with_interval
-from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, ratios, samples, table, told
+from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, missed, ratios, samples, table, told
 from suite.harness.measurement import Finding
 from suite.methods.search.astar_decoding import AStarDecoding
 
@@ -26,6 +27,8 @@ WHOLE = (1, 2, 4, 8, 16, 32, 64)
 COSTS = ("improving", "zero", "step")
 DELTAS = (0.1, 0.2, 0.3)
 DELTA = 0.3
+PRINTED = 8  # particles whose accuracy the search as printed is asked for
+WORSE = (4, 8, 16)
 UNLIMITED = 10_000  # expansions: only tokens are limited
 POLICIES = {"chain-early": 32, "chain-mid": 8}
 """Policies, and the particles whose accuracy is asked for: the last ones before the policy's curve is flat."""
@@ -45,44 +48,36 @@ class AStarExperiment(Experiment):
             yield self._robust(setting, degraded(lab))
 
     def _race(self, setting: str, found: dict[str, Curve], size: int) -> Iterator[Finding]:
-        claims = {claim.id: claim for claim in AStarDecoding.card.claims}
         plain, again = found["plain"], found[f"again {DELTA}"]
         filters, whole = found["filter"], found["best of n"]
-        at, goal = filters.sizes.index(size), f"the accuracy of {size} particles"
-        curves = "; ".join(map(told, found.values()))
-        rest = f"by size {ratios(filters, again, 'gen_tokens')}; as printed {ratios(filters, plain, 'gen_tokens')}"
-        yield self.finding(
-            claims["tokens"], budget_ratio(filters, again, "gen_tokens", at),
-            f"{setting}; re-opened (2 continuations, delta {DELTA}) at {goal}; {rest}; {curves}",
-            details={"curves": table(list(found.values()))},
-        )  # fmt: skip
-        yield self.finding(
-            claims["printed"], budget_ratio(filters, plain, "gen_tokens", filters.sizes.index(8)),
-            f"{setting}; as printed at the accuracy of 8 particles",
-        )  # fmt: skip
-        yield self.finding(
-            claims["tokens-bon"], budget_ratio(whole, again, "gen_tokens"),
-            f"{setting}; at the accuracy of best of {WHOLE[-1]}; by size {ratios(whole, again, 'gen_tokens')}; "
-            f"as printed {ratios(whole, plain, 'gen_tokens')}",
-        )  # fmt: skip
-        passes = with_interval(budget_ratio(filters, plain, "verifier_passes", filters.sizes.index(8)))
-        yield self.finding(
-            claims["passes"], budget_ratio(filters, again, "verifier_passes", at),
-            f"{setting}; re-opened at {goal}; as printed, of 8 particles {passes}",
-        )  # fmt: skip
-        yield self.finding(
-            claims["depth"], budget_ratio(filters, again, "seq_tokens", at),
-            f"{setting}; re-opened at {goal}; by size {ratios(filters, again, 'seq_tokens')}", direction="at most",
-        )  # fmt: skip
+        at, small = filters.sizes.index(size), filters.sizes.index(PRINTED)
+        conditions = f"{setting}; re-opened (2 continuations, delta {DELTA}) at the accuracy of {size} particles"
+        told_all = "; ".join(map(told, found.values()))
+        yield self._row("tokens", budget_ratio(filters, again, "gen_tokens", at),
+                        f"{conditions}; by size {ratios(filters, again, 'gen_tokens')}; {told_all}",
+                        details={"curves": table(list(found.values()))})  # fmt: skip
+        yield self._row("printed", budget_ratio(filters, plain, "gen_tokens", small),
+                        f"{setting}; as printed at the accuracy of {PRINTED} particles; by size "
+                        f"{ratios(filters, plain, 'gen_tokens')}")  # fmt: skip
+        yield self._row("tokens-bon", budget_ratio(whole, again, "gen_tokens"),
+                        f"{setting}; re-opened at the accuracy of best of {WHOLE[-1]}; by size "
+                        f"{ratios(whole, again, 'gen_tokens')}; as printed {ratios(whole, plain, 'gen_tokens')}")  # fmt: skip
+        printed = with_interval(budget_ratio(filters, plain, "verifier_passes", small))
+        yield self._row("passes", budget_ratio(filters, again, "verifier_passes", at),
+                        f"{conditions}; as printed, of {PRINTED} particles {printed}")  # fmt: skip
+        yield self._row("depth", budget_ratio(filters, again, "seq_tokens", at),
+                        f"{conditions}; by size {ratios(filters, again, 'seq_tokens')}", direction="at most")  # fmt: skip
+
+    def _row(self, claim: str, estimate: Estimate | None, conditions: str, **more: Any) -> Finding:
+        claims = {claim.id: claim for claim in AStarDecoding.card.claims}
+        return self.finding(claims[claim], estimate, conditions, reason=missed(estimate), **more)
 
     def _robust(self, setting: str, made: dict[str, Curve]) -> Finding:
-        conditions = f"{setting}, 20 % of its step scores flipped; 4 continuations against 4 particles; " + "; ".join(
-            map(told, made.values())
-        )
-        claim = {claim.id: claim for claim in AStarDecoding.card.claims}["robust"]
-        gap = above(made["flipped"], made["filter, flipped"], 4)
-        details: Any = {"curves": table(list(made.values()))}
-        return self.finding(claim, gap, conditions, null=0.0, details=details)
+        size = WORSE[0]
+        curves = "; ".join(map(told, made.values()))
+        conditions = f"{setting}, 20 % of its step scores flipped; {size} continuations, {size} particles; {curves}"
+        gap = above(made["flipped"], made["filter, flipped"], size)
+        return self._row("robust", gap, conditions, null=0.0, details={"curves": table(list(made.values()))})
 
 
 def raced(lab: Lab) -> dict[str, Curve]:
@@ -101,10 +96,10 @@ def degraded(lab: Lab) -> dict[str, Curve]:
     """With worse verifiers, none, and the exact one."""
     star = partial(lab.curve, method="astar_decoding", options=samples)
     return {
-        "flipped": star("flipped", sizes=CHILDREN[:3], judge=FLIPPED),
-        "filter, flipped": lab.curve("filter, flipped", "particle_filtering", (4, 8, 16), samples, FLIPPED),
+        "flipped": star("flipped", sizes=WORSE, judge=FLIPPED),
+        "filter, flipped": lab.curve("filter, flipped", "particle_filtering", WORSE, samples, FLIPPED),
         "random": star("random", sizes=(4,), judge="random"),
-        "oracle": star("oracle", sizes=CHILDREN[:3], judge="oracle"),
+        "oracle": star("oracle", sizes=WORSE, judge="oracle"),
     }
 
 

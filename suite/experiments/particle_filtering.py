@@ -13,7 +13,19 @@ import torch
 
 from analysis.budgets import Curve, budget_ratio, difference
 from suite.experiments.base import Experiment, Workbench
-from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, differences, ratios, samples, table, told
+from suite.experiments.searching import (
+    FLIPPED,
+    PROBLEMS,
+    TASK,
+    Lab,
+    above,
+    differences,
+    missed,
+    ratios,
+    samples,
+    table,
+    told,
+)
 from suite.harness.measurement import Finding
 from suite.methods.search.particle_filtering import ParticleFiltering
 
@@ -21,7 +33,9 @@ SIZES = (2, 4, 8, 16, 32)
 BASES = (4, 8, 16, 32)
 WHOLE = (1, 2, 4, 8, 16, 32, 64)  # of best of n, which needs the most samples
 ABLATED = (4, 8, 16)
+VARIANTS = (16, 32)
 AT = 16  # samples at which methods are compared
+SOFT = 8  # the card compares the two softmaxes here
 FILTER = "particle_filtering"
 
 
@@ -45,7 +59,13 @@ class ParticleFilteringExperiment(Experiment):
         rates, curves = ratios(whole, ours, "gen_tokens"), "; ".join(map(told, found.values()))
         conditions = f"{setting}; against best of {WHOLE[-1]}, by size {rates}; {curves}"
         estimate = budget_ratio(whole, ours, "gen_tokens")
-        yield self.finding(claims["rate"], estimate, conditions, details={"curves": table(list(found.values()))})
+        yield self.finding(
+            claims["rate"],
+            estimate,
+            conditions,
+            reason=missed(estimate),
+            details={"curves": table(list(found.values()))},
+        )
         for claim, name in (("beam", "beam"), ("dvts", "DVTS"), ("voting", "weighted voting")):
             base = found[name]
             conditions = (
@@ -54,7 +74,7 @@ class ParticleFilteringExperiment(Experiment):
                 f"{ratios(base, ours, 'gen_tokens')}"
             )
             estimate = difference(base, ours, "gen_tokens", base.sizes.index(AT))
-            yield self.finding(claims[claim], estimate, conditions, null=0.0)
+            yield self.finding(claims[claim], estimate, conditions, null=0.0, reason=missed(estimate))
         steps = " and ".join(f"{c.budgets('seq_tokens')[c.sizes.index(AT)]:.0f}" for c in (ours, whole))
         conditions = f"{setting}; {AT} samples each, {steps} sequential steps"
         yield self.finding(claims["depth"], above(whole, ours, AT), conditions, null=0.0)
@@ -62,8 +82,10 @@ class ParticleFilteringExperiment(Experiment):
     def _ablations(self, setting: str, ours: Curve, whole: Curve, made: dict[str, Curve]) -> Iterator[Finding]:
         claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
         curves: Any = {"curves": table(list(made.values()))}
-        conditions = f"{setting}; 8 particles; {'; '.join(map(told, made.values()))}"
-        yield self.finding(claims["logit"], above(made["raw softmax"], ours, 8), conditions, null=0.0, details=curves)
+        conditions = f"{setting}; {SOFT} particles; {'; '.join(map(told, made.values()))}"
+        yield self.finding(
+            claims["logit"], above(made["raw softmax"], ours, SOFT), conditions, null=0.0, details=curves
+        )
         conditions = f"{setting}, 20 % of its step scores flipped; {AT} samples each"
         gap = above(made["beam, flipped"], made["flipped"], AT)
         yield self.finding(claims["robust"], gap, conditions, null=0.0)
@@ -94,9 +116,9 @@ def ablations(lab: Lab) -> dict[str, Curve]:
         "best of n, flipped": lab.curve("best of n, flipped", "best_of_n", ABLATED, samples, FLIPPED),
         "random": lab.curve("random", FILTER, (AT,), samples, "random"),
         "oracle": lab.curve("oracle", FILTER, ABLATED, samples, "oracle"),
-        "Gibbs": lab.curve("Gibbs, twice", "particle_gibbs", (8, 16, 32), lambda n: {"samples": n // 2}),
+        "Gibbs": lab.curve("Gibbs, twice", "particle_gibbs", VARIANTS, lambda n: {"samples": n // 2}),
         "chains": lab.curve(
-            "independent chains of 8", "parallel_tempering", (16, 32),
-            lambda n: {"samples": n, "chains": n // 8, "iterations": 1, "hottest": 1.0},
+            "two independent chains", "parallel_tempering", VARIANTS,
+            lambda n: {"samples": n, "chains": 2, "iterations": 1, "hottest": 1.0},
         ),
     }  # fmt: skip

@@ -108,6 +108,11 @@ def differences(base: Curve, method: Curve, budget: Budget) -> str:
     return ", ".join(f"{size}: {with_interval(gap)}" for size, gap in found)
 
 
+def missed(estimate: Estimate | None) -> str:
+    """Why there is no figure."""
+    return "its curve does not come to that point" if estimate is None else ""
+
+
 def table(curves: Sequence[Curve]) -> dict[str, Any]:
     """All points, for the ledger's details."""
     return {
