@@ -15,7 +15,6 @@ import torch
 from analysis.budgets import Curve, budget_ratio
 from analysis.statistics import Estimate
 from suite.experiments.base import Experiment, Workbench
-from suite.experiments.drafting import with_interval
 from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, missed, ratios, samples, table, told
 from suite.harness.measurement import Finding
 from suite.methods.search.astar_decoding import AStarDecoding
@@ -51,22 +50,24 @@ class AStarExperiment(Experiment):
         plain, again = found["plain"], found[f"again {DELTA}"]
         filters, whole = found["filter"], found["best of n"]
         at, small = filters.sizes.index(size), filters.sizes.index(PRINTED)
-        conditions = f"{setting}; re-opened (2 continuations, delta {DELTA}) at the accuracy of {size} particles"
-        told_all = "; ".join(map(told, found.values()))
-        yield self._row("tokens", budget_ratio(filters, again, "gen_tokens", at),
-                        f"{conditions}; by size {ratios(filters, again, 'gen_tokens')}; {told_all}",
-                        details={"curves": table(list(found.values()))})  # fmt: skip
-        yield self._row("printed", budget_ratio(filters, plain, "gen_tokens", small),
-                        f"{setting}; as printed at the accuracy of {PRINTED} particles; by size "
-                        f"{ratios(filters, plain, 'gen_tokens')}")  # fmt: skip
-        yield self._row("tokens-bon", budget_ratio(whole, again, "gen_tokens"),
-                        f"{setting}; re-opened at the accuracy of best of {WHOLE[-1]}; by size "
-                        f"{ratios(whole, again, 'gen_tokens')}; as printed {ratios(whole, plain, 'gen_tokens')}")  # fmt: skip
-        printed = with_interval(budget_ratio(filters, plain, "verifier_passes", small))
-        yield self._row("passes", budget_ratio(filters, again, "verifier_passes", at),
-                        f"{conditions}; as printed, of {PRINTED} particles {printed}")  # fmt: skip
-        yield self._row("depth", budget_ratio(filters, again, "seq_tokens", at),
-                        f"{conditions}; by size {ratios(filters, again, 'seq_tokens')}", direction="at most")  # fmt: skip
+        again_at = (
+            f"{setting}; re-opened (2 continuations, delta {DELTA}) at the accuracy of {size} particles; by size "
+        )
+        plain_at = f"{setting}; as printed at the accuracy of {PRINTED} particles; by size "
+        whole_at = f"{setting}; re-opened at the accuracy of best of {WHOLE[-1]}; by size "
+
+        said = f"{again_at}{ratios(filters, again, 'gen_tokens')}; {'; '.join(map(told, found.values()))}"
+        details = {"curves": table(list(found.values()))}
+        yield self._row("tokens", budget_ratio(filters, again, "gen_tokens", at), said, details=details)
+        said = f"{plain_at}{ratios(filters, plain, 'gen_tokens')}"
+        yield self._row("printed", budget_ratio(filters, plain, "gen_tokens", small), said)
+        said = f"{whole_at}{ratios(whole, again, 'gen_tokens')}; as printed {ratios(whole, plain, 'gen_tokens')}"
+        yield self._row("tokens-bon", budget_ratio(whole, again, "gen_tokens"), said)
+        passes = "verifier_passes"
+        said = f"{again_at}{ratios(filters, again, passes)}; as printed {ratios(filters, plain, passes)}"
+        yield self._row("passes", budget_ratio(filters, again, passes, at), said)
+        said = f"{again_at}{ratios(filters, again, 'seq_tokens')}; as printed {ratios(filters, plain, 'seq_tokens')}"
+        yield self._row("depth", budget_ratio(filters, again, "seq_tokens", at), said, direction="at most")
 
     def _row(self, claim: str, estimate: Estimate | None, conditions: str, **more: Any) -> Finding:
         claims = {claim.id: claim for claim in AStarDecoding.card.claims}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from analysis.budgets import Curve, budget_ratio, difference
+from analysis.statistics import Estimate
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.searching import (
     FLIPPED,
@@ -54,44 +55,35 @@ class ParticleFilteringExperiment(Experiment):
             yield from self._ablations(setting, found["particle filter"], found["best of n"], ablations(lab))
 
     def _race(self, setting: str, found: dict[str, Curve]) -> Iterator[Finding]:
-        claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
         ours, whole = found["particle filter"], found["best of n"]
         rates, curves = ratios(whole, ours, "gen_tokens"), "; ".join(map(told, found.values()))
-        conditions = f"{setting}; against best of {WHOLE[-1]}, by size {rates}; {curves}"
-        estimate = budget_ratio(whole, ours, "gen_tokens")
-        yield self.finding(
-            claims["rate"],
-            estimate,
-            conditions,
-            reason=missed(estimate),
-            details={"curves": table(list(found.values()))},
-        )
+        said = f"{setting}; against best of {WHOLE[-1]}, by size {rates}; {curves}"
+        details = {"curves": table(list(found.values()))}
+        yield self._row("rate", budget_ratio(whole, ours, "gen_tokens"), said, null=1.0, details=details)
         for claim, name in (("beam", "beam"), ("dvts", "DVTS"), ("voting", "weighted voting")):
             base = found[name]
-            conditions = (
+            said = (
                 f"{setting}; on the tokens of {name} with {AT} samples; by size "
                 f"{differences(base, ours, 'gen_tokens')}; its tokens per token at equal accuracy, by size "
                 f"{ratios(base, ours, 'gen_tokens')}"
             )
-            estimate = difference(base, ours, "gen_tokens", base.sizes.index(AT))
-            yield self.finding(claims[claim], estimate, conditions, null=0.0, reason=missed(estimate))
+            yield self._row(claim, difference(base, ours, "gen_tokens", base.sizes.index(AT)), said)
         steps = " and ".join(f"{c.budgets('seq_tokens')[c.sizes.index(AT)]:.0f}" for c in (ours, whole))
-        conditions = f"{setting}; {AT} samples each, {steps} sequential steps"
-        yield self.finding(claims["depth"], above(whole, ours, AT), conditions, null=0.0)
+        yield self._row("depth", above(whole, ours, AT), f"{setting}; {AT} samples each, {steps} sequential steps")
 
     def _ablations(self, setting: str, ours: Curve, whole: Curve, made: dict[str, Curve]) -> Iterator[Finding]:
-        claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
-        curves: Any = {"curves": table(list(made.values()))}
-        conditions = f"{setting}; {SOFT} particles; {'; '.join(map(told, made.values()))}"
-        yield self.finding(
-            claims["logit"], above(made["raw softmax"], ours, SOFT), conditions, null=0.0, details=curves
-        )
-        conditions = f"{setting}, 20 % of its step scores flipped; {AT} samples each"
-        gap = above(made["beam, flipped"], made["flipped"], AT)
-        yield self.finding(claims["robust"], gap, conditions, null=0.0)
+        said = f"{setting}; {SOFT} particles; {'; '.join(map(told, made.values()))}"
+        details = {"curves": table(list(made.values()))}
+        yield self._row("logit", above(made["raw softmax"], ours, SOFT), said, details=details)
+        said = f"{setting}, 20 % of its step scores flipped; {AT} samples each"
+        yield self._row("robust", above(made["beam, flipped"], made["flipped"], AT), said)
         single = 100 * float(whole.figures("accuracy")[:, 0].mean())
-        conditions = f"{setting}; {AT} particles with and without; {told(made['random'])}, single sample {single:.0f} %"
-        yield self.finding(claims["signal"], above(made["random"], ours, AT), conditions, null=0.0)
+        said = f"{setting}; {AT} particles with and without; {told(made['random'])}, single sample {single:.0f} %"
+        yield self._row("signal", above(made["random"], ours, AT), said)
+
+    def _row(self, claim: str, estimate: Estimate | None, said: str, null: float = 0.0, **more: Any) -> Finding:
+        claims = {claim.id: claim for claim in ParticleFiltering.card.claims}
+        return self.finding(claims[claim], estimate, said, null=null, reason=missed(estimate), **more)
 
 
 def raced(lab: Lab) -> dict[str, Curve]:
