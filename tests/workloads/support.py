@@ -122,6 +122,7 @@ GPQA_RECORD = {
 }
 
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "chain": ("chain.jsonl", {"task": "long", "prompt": "5 L0 *7 L1 +1 |"}, "prompt"),
     "chat-open": ("open.jsonl", {"prompt": "Who is Ada?"}, "prompt"),
     "aime": ("aime.jsonl", {"id": 60, "problem": "How many are $3$ and $21$?", "answer": "024"}, "problem"),
     "gpqa": ("gpqa_diamond.jsonl", GPQA_RECORD, "Correct Answer"),
