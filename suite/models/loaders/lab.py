@@ -23,6 +23,41 @@ def lab_long(dtype: Dtype) -> LanguageModel:
     return _committed("lab-long", dtype)
 
 
+def chain_early(dtype: Dtype) -> LanguageModel:
+    """`chain-early`: arithmetic chains with 24 multipliers, right 15-25 % of the time (`suite.models.recipes.chain`)."""
+    return _committed("chain-early", dtype)
+
+
+def chain_mid(dtype: Dtype) -> LanguageModel:
+    """`chain-mid`: the same training later, right 30-50 % of the time."""
+    return _committed("chain-mid", dtype)
+
+
+def chain_strong(dtype: Dtype) -> LanguageModel:
+    """`chain-strong`: the same training at its end."""
+    return _committed("chain-strong", dtype)
+
+
+def chain_long(dtype: Dtype) -> LanguageModel:
+    """`chain-long`: long thoughts in rounds, whose length goes with their errors."""
+    return _committed("chain-long", dtype)
+
+
+def chain_long_control(dtype: Dtype) -> LanguageModel:
+    """`chain-long-control`: long thoughts whose length says nothing."""
+    return _committed("chain-long-control", dtype)
+
+
+def chain_overthinking(dtype: Dtype) -> LanguageModel:
+    """`chain-overthinking`: thoughts that go on though their candidates agree."""
+    return _committed("chain-overthinking", dtype)
+
+
+def chain_string(dtype: Dtype) -> LanguageModel:
+    """`chain-string`: reorderings of six letters."""
+    return _committed("chain-string", dtype)
+
+
 def _committed(name: str, dtype: Dtype) -> LanguageModel:
     directory = CHECKPOINTS / name
     manifest = load_manifest(directory)
