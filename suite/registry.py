@@ -337,6 +337,12 @@ EXPERIMENTS = Registry(
             "losslessness, speed on copied and on open text, tries and modes, cost model",
         ),
         Entry(
+            "reasoning_lab",
+            "suite.experiments.reasoning_lab:ReasoningLab",
+            "analysis",
+            "what the lab for test-time search is: accuracies, lengths, step entropies, quality of its reward models",
+        ),
+        Entry(
             "specmquant",
             "suite.experiments.specmquant:SpecMQuantExperiment",
             "decoding",

@@ -10,10 +10,11 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Literal, NamedTuple
 
 from workloads import symbolic
+from workloads.chain import READINGS, final_answer
 
 NO_ANSWER: Final = None
 """What a text that answers nothing answers: it is wrong and has no vote. "0" is an answer."""
@@ -189,4 +190,5 @@ KINDS: Mapping[str, Kind] = {
     "math": Kind(_math, _same_math),
     "aime": Kind(_aime, operator.eq),
     "letter": Kind(_letter, operator.eq),
+    **{reading: Kind(partial(final_answer, reading=reading), operator.eq) for reading in READINGS},
 }

@@ -7,7 +7,6 @@ being right, given what stands before it. Callers read them where a step does en
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def step_log_likelihoods(decoder: Decoder, ids: Tensor, starts: Sequence[int]) -
     begun = torch.tensor(starts)[:, None] - 1  # the last token before the first step
     ends = torch.where((ids == STEP_END) & (places > begun), places, begun)
     before = torch.cat((begun, ends[:, :-1]), dim=1).cummax(dim=1).values
-    return cast(Tensor, (total - total.gather(1, before)).clamp(min=CLIP).float())
+    return (total - total.gather(1, before)).clamp(min=CLIP).float()
 
 
 def step_ends(ids: Sequence[int], start: int) -> list[int]:

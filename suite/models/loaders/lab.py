@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+
+from safetensors.torch import load_file
 
 from suite.models import checkpoints
 from suite.models.checkpoints.manifest import load_manifest
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import hf
+from suite.models.rewards import LikelihoodPRM, TokenReward
 from suite.spec import Dtype
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
@@ -23,39 +27,15 @@ def lab_long(dtype: Dtype) -> LanguageModel:
     return _committed("lab-long", dtype)
 
 
-def chain_early(dtype: Dtype) -> LanguageModel:
-    """`chain-early`: arithmetic chains with 24 multipliers, right 15-25 % of the time (`suite.models.recipes.chain`)."""
-    return _committed("chain-early", dtype)
-
-
-def chain_mid(dtype: Dtype) -> LanguageModel:
-    """`chain-mid`: the same training later, right 30-50 % of the time."""
-    return _committed("chain-mid", dtype)
-
-
-def chain_strong(dtype: Dtype) -> LanguageModel:
-    """`chain-strong`: the same training at its end."""
-    return _committed("chain-strong", dtype)
-
-
-def chain_long(dtype: Dtype) -> LanguageModel:
-    """`chain-long`: long thoughts in rounds, whose length goes with their errors."""
-    return _committed("chain-long", dtype)
-
-
-def chain_long_control(dtype: Dtype) -> LanguageModel:
-    """`chain-long-control`: long thoughts whose length says nothing."""
-    return _committed("chain-long-control", dtype)
-
-
-def chain_overthinking(dtype: Dtype) -> LanguageModel:
-    """`chain-overthinking`: thoughts that go on though their candidates agree."""
-    return _committed("chain-overthinking", dtype)
-
-
-def chain_string(dtype: Dtype) -> LanguageModel:
-    """`chain-string`: reorderings of six letters."""
-    return _committed("chain-string", dtype)
+def reward(name: str) -> LikelihoodPRM | TokenReward:
+    """A committed reward model of the reasoning lab: `chain-likelihood`, `chain-prm` or `chain-orm`, in fp32."""
+    directory = CHECKPOINTS / name
+    load_manifest(directory)
+    if (directory / "config.json").is_file():
+        return TokenReward(hf.load_decoder(directory, "fp32"))
+    model = LikelihoodPRM(chain_strong("fp32").decoder)
+    model.load_state_dict(load_file(directory / "model.safetensors"), strict=False)  # the decoder is chain-strong's own
+    return model
 
 
 def _committed(name: str, dtype: Dtype) -> LanguageModel:
@@ -63,3 +43,13 @@ def _committed(name: str, dtype: Dtype) -> LanguageModel:
     manifest = load_manifest(directory)
     origin = f"committed checkpoint of recipe {manifest.recipe} {manifest.recipe_version}, seed {manifest.plan.seed}"
     return hf.load(directory, dtype, name, origin)
+
+
+# The policies of the reasoning lab (recipes in `suite.models.recipes.chain`), for workload `chain`.
+chain_early = partial(_committed, "chain-early")
+chain_mid = partial(_committed, "chain-mid")
+chain_strong = partial(_committed, "chain-strong")
+chain_long = partial(_committed, "chain-long")
+chain_long_control = partial(_committed, "chain-long-control")
+chain_overthinking = partial(_committed, "chain-overthinking")
+chain_string = partial(_committed, "chain-string")

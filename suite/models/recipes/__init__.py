@@ -60,6 +60,24 @@ RECIPES = Registry(
         Entry(
             "chain-string", "suite.models.recipes.chain:ChainString", "lab", "reorderings of six letters, right 30-50 %"
         ),
+        Entry(
+            "chain-likelihood",
+            "suite.models.recipes.chain_rewards:LikelihoodRecipe",
+            "lab",
+            "process reward from chain-strong's likelihood",
+        ),
+        Entry(
+            "chain-prm",
+            "suite.models.recipes.chain_rewards:ProcessRecipe",
+            "lab",
+            "process reward trained on traces of the policies",
+        ),
+        Entry(
+            "chain-orm",
+            "suite.models.recipes.chain_rewards:OutcomeRecipe",
+            "lab",
+            "outcome reward trained on traces of the policies",
+        ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
         Entry("distilled", "suite.models.recipes.distilled:DistilledRecipe", "adapter", "one-layer draft model"),
         Entry(

@@ -28,12 +28,15 @@ from suite.models.rewards import LikelihoodPRM, TokenReward, step_ends
 from suite.models.rollout import rollout
 from workloads.chain import TASKS, Chain, final_answer
 from workloads.generators.chain import Problem, judge, lines
+from workloads.lab import BoolArray
 
 TASK = "arithmetic-24"
 POLICIES = ("chain-early", "chain-mid")  # whose traces, at temperature 1, are judged
 POOL = 8  # batches sampled at a time: a decode step costs about the same for 32 rows and for 256
 DEV_TRACES = 300
 BINS = 10
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ class RewardRecipe:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The quality gates on held-out traces of the better policy."""
-        return quality(model, judged(self._policies[-1], dev_problems(TASK, DEV_TRACES), 1.0, seed=1))
+        return self.quality(model, judged(self._policies[-1], dev_problems(TASK, DEV_TRACES), 1.0, seed=1))
+
+    def quality(self, model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
+        """Those of a process reward."""
+        return process_quality(model, traces)
 
 
 class LikelihoodRecipe(RewardRecipe):
@@ -103,13 +110,18 @@ class LikelihoodRecipe(RewardRecipe):
     plan_ = TrainingPlan(
         steps=200, batch=32, lr=0.1, warmup=1, weight_decay=0.0, clip=10.0, seed=0, eval_every=50, target=None
     )  # fmt: skip
-    dev_figure = "minus_calibration_error"
+    dev_figure = "calibration"
 
     def build(self) -> LikelihoodPRM:
         return LikelihoodPRM(load_model("chain-strong", "fp32").decoder)
 
     def loss(self, model: LikelihoodPRM, rng: np.random.Generator) -> Tensor:
         return step_loss(model, self.batch(rng))
+
+    def quality(self, model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
+        """AUCs hardly depend on a and b: the fit is judged by its calibration."""
+        found = super().quality(model, traces)
+        return {**found, "calibration": -found["calibration_error"]}
 
     def describe(self, model: LikelihoodPRM) -> dict[str, Any]:
         return {"a": model.a.item(), "b": model.b.item(), "decoder": "chain-strong"}
@@ -158,7 +170,6 @@ class OutcomeRecipe(ProcessRecipe):
     name = "chain-orm"
     summary = "outcome reward: chain-strong's 3 layers and 3 new ones, trained on traces of chain-early and chain-mid"
     layers = 6
-    dev_figure = "outcome_auc"
 
     def loss(self, model: TokenReward, rng: np.random.Generator) -> Tensor:
         traces = self.batch(rng)
@@ -167,13 +178,8 @@ class OutcomeRecipe(ProcessRecipe):
         labels = torch.tensor([float(row.solved) for row in traces])
         return functional.binary_cross_entropy_with_logits(logits[torch.arange(len(traces)), ends], labels)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        traces = judged(self._policies[-1], dev_problems(TASK, DEV_TRACES), 1.0, seed=1)
-        with torch.no_grad():
-            logits = scores(model, traces)
-        last = np.array([logits[row, trace.ends[-1]].item() for row, trace in enumerate(traces)])
-        solved = np.array([trace.solved for trace in traces])
-        return {"outcome_auc": auc(last, solved), "calibration_error": calibration_error(_sigmoid(last), solved)}
+    def quality(self, model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
+        return outcome_quality(model, traces)
 
 
 def scores(model: nn.Module, traces: Sequence[Judged]) -> Tensor:
@@ -193,33 +199,55 @@ def step_loss(model: nn.Module, traces: Sequence[Judged]) -> Tensor:
 
 
 @torch.no_grad()
-def quality(model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
-    """Gates of a process reward: AUC of steps and of solutions (product of the steps), calibration error of steps."""
-    logits = scores(model, traces)
-    steps = [_sigmoid(logits[row, trace.ends].double().numpy()) for row, trace in enumerate(traces)]
-    labels = np.array([label for trace in traces for label in trace.steps])
-    solutions = np.array([np.log(step.clip(1e-12)).sum() for step in steps])
-    error = calibration_error(np.concatenate(steps), labels)
+def step_scores(model: nn.Module, traces: Sequence[Judged]) -> list[FloatArray]:
+    """The logits of every trace's steps."""
+    logits = scores(model, traces).double().numpy()
+    return [logits[row, trace.ends] for row, trace in enumerate(traces)]
+
+
+def products(steps: Sequence[FloatArray]) -> FloatArray:
+    """Process rewards of solutions: the log of the product of their steps' probabilities."""
+    return np.array([-np.logaddexp(0, -row).sum() for row in steps])
+
+
+def lasts(steps: Sequence[FloatArray]) -> FloatArray:
+    """Outcome rewards of solutions: the logit at their last token."""
+    return np.array([row[-1] for row in steps])
+
+
+def process_quality(model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
+    """Gates of a process reward: AUC of steps and of solutions, calibration error of steps."""
+    steps, labels = step_scores(model, traces), np.array([label for trace in traces for label in trace.steps])
     return {
         "step_auc": auc(np.concatenate(steps), labels),
-        "solution_auc": auc(solutions, np.array([trace.solved for trace in traces])),
-        "calibration_error": error,
-        "minus_calibration_error": -error,
+        "solution_auc": auc(products(steps), solved(traces)),
+        "calibration_error": calibration_error(np.concatenate(steps), labels),
     }
 
 
-def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-x)))
+def outcome_quality(model: nn.Module, traces: Sequence[Judged]) -> dict[str, float]:
+    """Gates of an outcome reward: AUC and calibration error of solutions."""
+    values = lasts(step_scores(model, traces))
+    return {
+        "solution_auc": auc(values, solved(traces)),
+        "calibration_error": calibration_error(values, solved(traces)),
+    }
 
 
-def auc(values: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float:
+def solved(traces: Sequence[Judged]) -> BoolArray:
+    """Which traces came to the right answer."""
+    return np.array([trace.solved for trace in traces])
+
+
+def auc(values: FloatArray, labels: BoolArray) -> float:
     """Probability that a value with label true is above one with label false, ties counting half (Mann-Whitney)."""
     right, wrong = int(labels.sum()), int((~labels).sum())
     return float((rankdata(values)[labels].sum() - right * (right + 1) / 2) / (right * wrong))
 
 
-def calibration_error(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error over BINS bins of equal width."""
+def calibration_error(logits: FloatArray, labels: BoolArray) -> float:
+    """Expected calibration error of sigmoid(logits), over BINS bins of equal width."""
+    probabilities = np.exp(-np.logaddexp(0, -logits))
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     gaps = (labels[bins == b].mean() - probabilities[bins == b].mean() for b in np.unique(bins))
     sizes = (float((bins == b).mean()) for b in np.unique(bins))
