@@ -221,6 +221,8 @@ WORKLOADS = Registry(
     (
         Entry("chain", "workloads.chain:Chain", "lab", "chains of operations that the lab's policies solve at times"),
         Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
+        Entry("aime", "workloads.aime:Aime", "reasoning", "contest problems, whole numbers 0 to 999"),
+        Entry("gpqa", "workloads.gpqa:Gpqa", "reasoning", "expert questions, four options (2311.12022)"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
             "humaneval-infill",
@@ -235,6 +237,9 @@ WORKLOADS = Registry(
             "retrieval in lab-long's vocabulary, to 128K",
         ),
         Entry("longbench", "workloads.longbench:LongBench", "long context", "21 tasks, official metrics (2308.14508)"),
+        Entry(
+            "math500", "workloads.math500:Math500", "reasoning", "problems whose answer is an expression (2103.03874)"
+        ),
         Entry("needle", "workloads.needle:Needle", "long context", "a needle in a haystack, depth x length"),
         Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of filler"),
         Entry(
