@@ -45,8 +45,12 @@ class TokenReward(nn.Module):
 
     def forward(self, ids: Tensor, starts: Sequence[int]) -> Tensor:
         """Token ids [B, T], padded on the right -> logits [B, T]."""
-        logits = self.decoder.train_logits(ids)
-        return logits[..., _RIGHT] - logits[..., _WRONG]
+        return right_or_wrong(self.decoder.train_logits(ids))
+
+
+def right_or_wrong(logits: Tensor) -> Tensor:
+    """Logits [..., vocab] -> [...] of <right> against <wrong>."""
+    return logits[..., _RIGHT] - logits[..., _WRONG]
 
 
 @torch.no_grad()
