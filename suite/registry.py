@@ -414,6 +414,18 @@ EXPERIMENTS = Registry(
             "attention and prefill time against length, keys and attention mass found by each mask",
         ),
         Entry(
+            "first_finish_search",
+            "suite.experiments.first_finish_search:FirstFinishExperiment",
+            "search",
+            "accuracy, tokens and time against sampling, voting, beams and budget forcing; the theory; processes",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.experiments.short_m_at_k:ShortMAtKExperiment",
+            "search",
+            "short-1@k and short-3@k against majority voting: accuracy, tokens, time",
+        ),
+        Entry(
             "longheads",
             "suite.experiments.longheads:LongHeadsExperiment",
             "attention",
