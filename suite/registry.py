@@ -414,10 +414,22 @@ EXPERIMENTS = Registry(
             "attention and prefill time against length, keys and attention mass found by each mask",
         ),
         Entry(
+            "bag_of_tricks",
+            "suite.experiments.bag_of_tricks:BagOfTricksExperiment",
+            "search",
+            "six methods, temperature, top-p, judges and rewards on the lab's tasks: which directions hold",
+        ),
+        Entry(
             "first_finish_search",
             "suite.experiments.first_finish_search:FirstFinishExperiment",
             "search",
             "accuracy, tokens and time against sampling, voting, beams and budget forcing; the theory; processes",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.experiments.self_consistency:SelfConsistencyExperiment",
+            "search",
+            "tokens per second and memory of 16 chains against one",
         ),
         Entry(
             "short_m_at_k",
