@@ -101,7 +101,9 @@ class FirstFinishExperiment(Experiment):
         yield self._online(claims["online"], model, chains, bench)
         yield self._processes(claims["async"], chains.requests[:ONLINE], model, bench)
 
-    def _beam(self, claim: Claim, model: LanguageModel, chains: Pool, won: Sequence[float], bench: Workbench) -> Finding:
+    def _beam(
+        self, claim: Claim, model: LanguageModel, chains: Pool, won: Sequence[float], bench: Workbench
+    ) -> Finding:
         config = BeamConfig(samples=N, beams=N // 2, temperature=TEMPERATURE, top_p=TOP_P, verifier="self")
         found = asked_once(model, BeamSearch(), config, chains.requests, bench)
         text = f"{POLICY}: {N} steps drawn, {N // 2} kept by the policy's own probability: {cost(found)}"
@@ -113,7 +115,9 @@ class FirstFinishExperiment(Experiment):
         config = BudgetForcingConfig(wait=f" {WAIT}", guide=f" {ANS}", answer_tokens=ANSWER_TOKENS)
         found = asked_once(model, BudgetForcing(), config, chains.requests, bench)
         sooner = savings(column(ours, "seq_tokens"), spent(found, "sequential"))
-        text = f"{POLICY}, greedy, to the limit of the task: {cost(found)}; FFS@{N} {told(ours)}, {shown(sooner)} % sooner"
+        text = (
+            f"{POLICY}, greedy, to the limit of the task: {cost(found)}; FFS@{N} {told(ours)}, {shown(sooner)} % sooner"
+        )
         return self.finding(claim, savings(column(ours, "gen_tokens"), spent(found, "generated")), text, null=0.0)
 
     def _theory(self, claim: Claim, chains: Pool) -> Finding:
