@@ -346,6 +346,12 @@ MODELS = Registry(
             "committed; workload chain, right 30-50 % of the time",
         ),
         Entry(
+            "chain-hasty",
+            "suite.models.loaders.lab:chain_hasty",
+            "llama",
+            "committed; workload chain, short thoughts are wrong more often than long ones",
+        ),
+        Entry(
             "chain-overthinking",
             "suite.models.loaders.lab:chain_overthinking",
             "llama",

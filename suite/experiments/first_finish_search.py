@@ -52,9 +52,10 @@ from workloads.schema import Completion, Request
 
 POLICY, TASK = "chain-long", "long"
 CONTROL = "chain-long-control"
-LOSING, LOSING_TASK = "chain-early", "arithmetic-24"
-"""A policy whose short chains have left out a step."""
+LOSING = "chain-hasty"
+"""Gives up when its candidates differ, so that its short thoughts are the wrong ones."""
 N, LAST = 8, 3
+SIZES = (1, 2, 4, 8, 16)  # in the details
 WORKERS = 2
 ANSWER_TOKENS = 4  # END ANS and a number, with the end token
 RESAMPLES = 200  # of the questions, for the theory: each fits every bin again
@@ -79,7 +80,7 @@ class FirstFinishExperiment(Experiment):
             f"{POLICY} fp32, {len(asked)} questions of {TASK}, {CHAINS} chains at T={TEMPERATURE}, AUC "
             f"{shown(auc(asked), 2)}: single {fmean(alone):.1f} %, FFS@{N} {told(ours)}, majority@{N} {told(theirs)}"
         )
-        details = {f"FFS@{n}": figures(asked, ffs, n) for n in (1, 2, 4, 8, 16)}
+        details = {f"FFS@{n}": figures(asked, ffs, n) for n in SIZES}
         won = accuracies(ours)
         yield self.finding(claims["decoding"], differences(won, alone), text, null=0.0, details=details)
         for claim, name in (("tokens", "gen_tokens"), ("time", "seq_tokens")):
@@ -96,8 +97,8 @@ class FirstFinishExperiment(Experiment):
         last = rows(asked, partial(last_finish, m=LAST, most=SUBSETS))
         yield self.finding(claims["lfs"], differences(accuracies(last), accuracies(theirs)),
                            f"{text}; LFS-{LAST}@{N} {told(last)}", direction="at most", null=1.0)  # fmt: skip
-        yield self._gain(claims["control"], CONTROL, TASK, bench, null=5.0)
-        yield self._gain(claims["loses"], LOSING, LOSING_TASK, bench, null=0.0)
+        yield self._gain(claims["control"], CONTROL, bench, null=5.0)
+        yield self._gain(claims["loses"], LOSING, bench, null=0.0)
         yield self._online(claims["online"], model, chains, bench)
         yield self._processes(claims["async"], chains.requests[:ONLINE], model, bench)
 
@@ -132,11 +133,11 @@ class FirstFinishExperiment(Experiment):
         estimate = theory_error(list(bins.values()))
         return self.finding(claim, estimate, f"{POLICY}, by hard steps: {text}", direction="at most", null=100.0)
 
-    def _gain(self, claim: Claim, policy: str, task: str, bench: Workbench, null: float) -> Finding:
+    def _gain(self, claim: Claim, policy: str, bench: Workbench, null: float) -> Finding:
         """FFS against one sample, with another policy."""
-        asked = pool(load_model(policy, "fp32"), task, bench).whole
+        asked = pool(load_model(policy, "fp32"), TASK, bench).whole
         won, alone = accuracies(rows(asked, ffs)), single(asked)
-        text = f"{policy}, {len(asked)} questions of {task}: single {fmean(alone):.1f} %, FFS@{N} {fmean(won):.1f} %, "
+        text = f"{policy}, {len(asked)} questions of {TASK}: single {fmean(alone):.1f} %, FFS@{N} {fmean(won):.1f} %, "
         text += f"AUC {shown(auc(asked), 2)}"
         return self.finding(claim, differences(won, alone), text, direction="at most", null=null)
 
