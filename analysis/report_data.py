@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.comparison import Comparison, Contest
@@ -166,7 +166,10 @@ class MethodPage:
 
 @dataclass(frozen=True)
 class ReportData:
-    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download."""
+    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download.
+
+    `explorer` has the data of the roofline explorer (`analysis.roofline.explorer`).
+    """
 
     generated_at: str
     machine: str
@@ -182,3 +185,4 @@ class ReportData:
     raw: Mapping[str, Any]
     methods: tuple[MethodPage, ...] = ()
     survey: tuple[SurveyRow, ...] = ()
+    explorer: Mapping[str, Any] = field(default_factory=dict)

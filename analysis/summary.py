@@ -33,6 +33,7 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
+from analysis.roofline.explorer import report_explorer
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
 from analysis.taxonomy import rule_notes
@@ -96,6 +97,7 @@ def _report_data(
         streams=_streams(ceilings),
         outputs=_outputs(units, rows),
         survey=survey_rows(rows, units),
+        explorer=report_explorer(calibration),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,

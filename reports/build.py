@@ -1,6 +1,6 @@
 """Builds the report: one HTML file that needs no network, and static pictures beside it.
 
-Nothing in the page may run except the two scripts whose hashes its content security policy names. Model output, names
+Nothing in the page may run except the scripts whose hashes its content security policy names. Model output, names
 and error messages are escaped as text, and JSON is embedded without a `<`.
 """
 
@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,24 +54,33 @@ def build_report(data: ReportData, path: Path) -> Written:
 def render(data: ReportData) -> str:
     """The HTML of the report."""
     drawn = _figures(data)
-    scripts = [get_plotlyjs(), _template_text("report.js")]
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            data=data,
-            columns=tables.columns,
-            cells=tables.cells,
-            interval=style.interval,
-            figures=set(drawn),
-            shown_points=SHOWN_POINTS,
-            figures_json=_embedded({name: json.loads(figure.to_json()) for name, figure in drawn.items()}),
-            raw_json=_embedded(data.raw),
-            css=_template_text("report.css"),
-            scripts=scripts,
-            policy=_policy(scripts),
-        )
+    return _page(
+        "report.html.jinja",
+        ["page.js", "report.js", *(["explorer.js"] if data.explorer else [])],
+        data=data,
+        columns=tables.columns,
+        cells=tables.cells,
+        interval=style.interval,
+        figures=set(drawn),
+        shown_points=SHOWN_POINTS,
+        figures_json=_embedded({name: json.loads(figure.to_json()) for name, figure in drawn.items()}),
+        raw_json=_embedded(data.raw),
+        explorer_json=_embedded(data.explorer),
+        heading="h2",
     )
+
+
+def render_explorer(document: Mapping[str, Any]) -> str:
+    """The HTML of the roofline explorer alone, with the data of `analysis.roofline.explorer`."""
+    scripts = ["page.js", "explorer.js"]
+    return _page("explorer.html.jinja", scripts, explorer_json=_embedded(document), heading="h1")
+
+
+def _page(template: str, names: Sequence[str], **context: Any) -> str:
+    """A page with plotly and the scripts of these names, and no others."""
+    scripts = [get_plotlyjs(), *map(_template_text, names)]
+    css = _template_text("report.css")
+    return _environment().get_template(template).render(css=css, scripts=scripts, policy=_policy(scripts), **context)
 
 
 def _figures(data: ReportData) -> dict[str, go.Figure]:
