@@ -30,12 +30,9 @@ from suite.registry import METHODS
 BITS = {"weight": (32, 16, 8, 6, 4, 3, 2), "kv": (32, 16, 8, 4, 3, 2), "activation": (32, 16, 8, 4)}
 WORK = ("calls", "flops", "weight_bytes", "activation_bytes", "kv_bytes", "link_bytes", "bytes")
 TIMES = ("compute_s", "memory_s", "launch_s", "link_s", "seconds")
-COST = (
-    "kept", "moved", "index_bytes", "index_flops", "prefill_kept", "stored", "weight_bits", "row_bytes", "drafted",
-    "vectors", "chains",
-)  # fmt: skip
-"""What a page asks of a method's cost; `moved` stands for `read`."""
-CEILINGS = ("flops_per_s", "bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s")
+COST = tuple("moved" if field.name == "read" else field.name for field in fields(MethodCost) if field.name != "drafter")
+"""What a page asks of a method's cost: `read` with its default filled in."""
+CEILINGS = tuple(field.name for field in fields(Machine) if field.name != "name")
 
 LOCAL = "local"
 FIRST_DEVICE = "h100-sxm"
@@ -73,10 +70,10 @@ class Choices:
 
 
 def known_choices() -> Choices:
-    """All presets, all methods with their default options, all devices of the built-in table."""
+    """All presets, our methods with their default options, all devices of the built-in table."""
     return Choices(
         {name: load_preset(name) for name in preset_names()},
-        {name: default_cost(name) for name in METHODS},
+        {name: default_cost(name) for name, entry in METHODS.items() if entry.family != "plug-in"},
         {name: datasheet_device(load_hardware(name)) for name in hardware_names()},
     )
 

@@ -177,6 +177,15 @@ def test_text_has_contrast(opened: Opened, scheme: Literal["light", "dark"]) -> 
     assert min(contrasts.values()) >= 4.5, contrasts
 
 
+def test_the_explorer_begins_with_this_machine(opened: Opened) -> None:
+    opened.page.locator("#explorer").scroll_into_view_if_needed()
+    expect(opened.page.locator("#explorer-status")).to_contain_text(
+        "decode step of smollm2-135m under dense on measured"
+    )
+    expect(opened.page.locator("#explorer-plot .trace .points path").first).to_be_attached()
+    expect(opened.page.locator("#explorer-form [name=hardware]")).to_have_value("local")
+
+
 def test_it_prints_with_every_plot(opened: Opened, tmp_path: Path) -> None:
     opened.page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 50_000
