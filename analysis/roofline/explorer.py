@@ -194,7 +194,7 @@ class _Tracer:
                 )
                 for fused, several in product((True, False), (False, True) if len(degrees) > 1 else (False,))
             },
-            "methods": {name: self._method(shape, method) for name, method in self.choices.methods.items()},
+            "methods": {name: self._method(shape, name) for name in self.choices.methods},
         }
 
     def _program(self, shape: ModelShape, *, fused: bool, several: bool) -> int:
@@ -236,14 +236,17 @@ class _Tracer:
             for time in times
         ]
 
-    def _method(self, shape: ModelShape, method: Method) -> Document:
+    def _method(self, shape: ModelShape, name: str) -> Document:
         """The nodes of a method's cost on this model; with a drafter also how often which model drafts."""
 
         def at(tokens: Count, element_bytes: float) -> MethodCost:
             dims = (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim)
-            return method(Situation(tokens, *dims, element_bytes))
+            return self.choices.methods[name](Situation(tokens, *dims, element_bytes))
 
-        cost = at(self.tokens, self.precision.activation)
+        try:
+            cost = at(self.tokens, self.precision.activation)
+        except TypeError as error:
+            raise InputError(f"the cost of method {name!r} cannot be traced: {error}.") from error
         if cost.weight_bits is None:
             cost = replace(cost, weight_bits=self.graph.input("weight"))
         found: Document = {"cost": [self.graph.node(getattr(cost, name)) for name in COST]}

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.roofline.explorer import BITS, dimensions, explorer_document, known_choices, symbolic
+from analysis.roofline.explorer import BITS, Choices, dimensions, explorer_document, known_choices, symbolic
 from analysis.roofline.operators import Precision, causal_pairs
 from analysis.roofline.shape import ModelShape, load_preset, preset_names
 from analysis.roofline.symbols import OPERATIONS, Graph
+from suite.cost import DENSE, MethodCost, Situation
+from suite.errors import InputError
 
 MEANING: Mapping[str, Any] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
@@ -97,6 +99,18 @@ def test_a_shape_of_symbols_has_the_shape_s_numbers(name: str) -> None:
     assert number(traced.dense_layers) == shape.dense_layers
     assert traced.kv_width is not None
     assert number(traced.kv_bytes_per_token(Precision())) == shape.kv_bytes_per_token(Precision())
+
+
+def test_a_method_that_branches_on_the_length_is_refused_in_a_sentence() -> None:
+    branching = Choices({"tiny": ModelShape(2, 8, 8, 2, 1, 4, 16)}, {"mine": _branching}, {})
+    with pytest.raises(
+        InputError, match="method 'mine' cannot be traced: .* branches on 'gt'"
+    ):
+        explorer_document(branching, {})
+
+
+def _branching(at: Situation) -> MethodCost:
+    return DENSE if at.tokens > 64 else MethodCost(kept=0.5)
 
 
 def test_the_document_is_small_and_names_what_is_known() -> None:
