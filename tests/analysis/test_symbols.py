@@ -103,9 +103,7 @@ def test_a_shape_of_symbols_has_the_shape_s_numbers(name: str) -> None:
 
 def test_a_method_that_branches_on_the_length_is_refused_in_a_sentence() -> None:
     branching = Choices({"tiny": ModelShape(2, 8, 8, 2, 1, 4, 16)}, {"mine": _branching}, {})
-    with pytest.raises(
-        InputError, match="method 'mine' cannot be traced: .* branches on 'gt'"
-    ):
+    with pytest.raises(InputError, match=r"method 'mine' cannot be traced: .* branches on 'gt'"):
         explorer_document(branching, {})
 
 
