@@ -220,7 +220,9 @@ class _Tracer:
         setup = Setup(traced, self.precision, self.machine, lambda at: cost, fused=fused, parallel=Parallel(tensor))
         phases = setup.phases(self.batch, self.tokens)
         drafting = OperatorTime(Operator("draft", 1, 0.0), of("drafting_s"), 0.0, 0.0)
-        device = Hardware.model_construct(memory_gb=of("memory_gb"), tdp_w=of("tdp_w"))
+        device = Hardware.model_construct(
+            name="", title="", source="D", memory_gb_per_s=1.0, memory_gb=of("memory_gb"), tdp_w=of("tdp_w")
+        )
         usage = Usage(device, 0, of("accepted"), of("price"))
         figures = summary(setup, usage, {**phases, "draft": [drafting]}, self.batch, self.tokens)
         known = {name: self.graph.node(value) for name, value in figures.items() if value is not None}

@@ -120,7 +120,7 @@ class Symbol:
     __mod__, __rmod__ = _operator("mod"), _reflected("mod")
     __pow__, __rpow__ = _operator("pow"), _reflected("pow")
     __lt__, __le__, __gt__, __ge__ = _operator("lt"), _operator("le"), _operator("gt"), _operator("ge")
-    __eq__ = _operator("eq")  # type: ignore[assignment]
+    __eq__ = _operator("eq")
 
     def __hash__(self) -> int:
         return hash(self.node)
