@@ -131,7 +131,8 @@ def _attention(
     if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
         rows = layer.batch / execution.parallel.tensor
         work, index = rows * method.index_flops, rows * method.index_bytes
-        yield Operator("index_read", shape.layers * (1.0 * (work + index > 0)), work, kv_bytes=index)
+        calls: Count = np.where(work + index > 0, shape.layers, 0)[()]
+        yield Operator("index_read", calls, work, kv_bytes=index)
 
 
 def _core(shape: ModelShape, layer: AttentionShape, precision: Precision, fused: bool) -> list[Operator]:
