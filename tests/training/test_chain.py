@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def test_rollouts_draw_from_the_models_law_and_stop_at_their_limit():
 
 def test_the_loss_is_the_traces_and_weighs_verdicts():
     recipe = ChainLong(SHORT)
+    recipe.batch = partial(recipe.sequences, family=recipe.family, thought=recipe.thought)
     torch.manual_seed(0)
     decoder = ChainEarly(SHORT).build()
     ids, mask = recipe.batch(np.random.default_rng(0))
@@ -85,6 +87,19 @@ def test_the_loss_is_the_traces_and_weighs_verdicts():
             weight = VERDICT_WEIGHT if words[place] in ("SAME", "DIFF") else 1.0
             total, count = total + weight * float(losses[row, place - 1, ids[row, place]]), count + weight
     assert found == pytest.approx(total / count, rel=1e-4)
+
+
+def test_long_thought_rehearses_short_problems_before_its_own():
+    recipe = ChainLong(replace(SHORT, steps=4, batch=40))
+    recipe.build()
+    for step in range(4):
+        texts = [" ".join(WORDS[i] for i in row) for row in recipe.batch(np.random.default_rng(step))[0]]
+        operations = {text.split("|")[0].count("L") for text in texts}
+        same = sum(text.count("SAME") for text in texts) / sum(
+            text.count("SAME") + text.count("DIFF") for text in texts
+        )
+        assert operations == ({1, 2} if step < 2 else {3, 4, 5})
+        assert (0.3 < same < 0.7) if step < 2 else same < 0.3
 
 
 def test_a_band_is_fit_inside_and_measures_how_far_outside():
