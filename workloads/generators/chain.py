@@ -210,8 +210,8 @@ def judge(problem: Problem, written: Sequence[Words]) -> list[bool]:
     candidates: list[State] = []
     for line in written:
         allowed = list(_allowed(problem, before, candidates))
-        unfinished = line[-1] not in (NL, EOS) and len(verdicts) == len(written) - 1
-        verdicts.append(any(line == (a[: len(line)] if unfinished else a) for a in allowed))
+        last = len(verdicts) == len(written) - 1
+        verdicts.append(any(line == (a[: len(line)] if last else a) for a in allowed))
         if line[0] == CAND:
             candidates.append(line[1 : 1 + len(problem.start)])
         before = line
