@@ -102,6 +102,36 @@ METHODS = Methods(
             "whole solutions, the verifier picks one (2110.14168, control)",
         ),
         Entry(
+            "budget_forcing",
+            "suite.methods.search.budget_forcing:BudgetForcing",
+            "control",
+            "Wait in place of a stop until the budget is used (2501.19393, control)",
+        ),
+        Entry(
+            "first_finish_search",
+            "suite.methods.search.first_finish_search:FirstFinishSearch",
+            "search",
+            "the first of n samples to end is the answer, the others are called off (2505.18149)",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.methods.search.self_consistency:SelfConsistency",
+            "control",
+            "whole solutions, the answer of most (2203.11171, control)",
+        ),
+        Entry(
+            "self_refine",
+            "suite.methods.search.self_refine:SelfRefine",
+            "control",
+            "answer, criticism, better answer, three rounds at most (2303.17651, control)",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.methods.search.short_m_at_k:ShortMAtK",
+            "search",
+            "the m of k chains that think shortest vote, the others are called off (2505.17813)",
+        ),
+        Entry(
             "astar_decoding",
             "suite.methods.search.astar_decoding:AStarDecoding",
             "search",
@@ -316,6 +346,12 @@ MODELS = Registry(
             "committed; workload chain, right 30-50 % of the time",
         ),
         Entry(
+            "chain-hasty",
+            "suite.models.loaders.lab:chain_hasty",
+            "llama",
+            "committed; workload chain, short thoughts are wrong more often than long ones",
+        ),
+        Entry(
             "chain-overthinking",
             "suite.models.loaders.lab:chain_overthinking",
             "llama",
@@ -382,6 +418,30 @@ EXPERIMENTS = Registry(
             "suite.experiments.dhsa_block:DHSABlockExperiment",
             "attention",
             "attention and prefill time against length, keys and attention mass found by each mask",
+        ),
+        Entry(
+            "bag_of_tricks",
+            "suite.experiments.bag_of_tricks:BagOfTricksExperiment",
+            "search",
+            "six methods, temperature, top-p, judges and rewards on the lab's tasks: which directions hold",
+        ),
+        Entry(
+            "first_finish_search",
+            "suite.experiments.first_finish_search:FirstFinishExperiment",
+            "search",
+            "accuracy, tokens and time against sampling, voting, beams and budget forcing; the theory; processes",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.experiments.self_consistency:SelfConsistencyExperiment",
+            "search",
+            "tokens per second and memory of 16 chains against one",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.experiments.short_m_at_k:ShortMAtKExperiment",
+            "search",
+            "short-1@k and short-3@k against majority voting: accuracy, tokens, time",
         ),
         Entry(
             "longheads",

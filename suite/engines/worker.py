@@ -1,6 +1,7 @@
 """A library as an engine in a child process: `python -m suite.engines.worker FD BACKEND SETTINGS`.
 
-The parent writes one JSON line per call into the socket FD and reads one per event back. Imports nothing but the
+The parent writes one JSON line per call into the socket FD and reads one per event back. A stream ends early when the
+parent writes the call "cancel". Imports nothing but the
 standard library and the one backend, so it also runs in an environment that has none of the suite's dependencies.
 `SETTINGS` is JSON: model, directory, dtype, threads, window. Stamps are `time.perf_counter_ns()`, which on Linux is one
 clock for all processes.
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import select
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from contextlib import closing
+from typing import Any, Protocol, cast
 
 Event = tuple[int, list[int], int]
 """(prompt number, token ids, time stamp)."""
@@ -22,7 +25,9 @@ Event = tuple[int, list[int], int]
 class Backend(Protocol):
     """What a module of `suite.engines.backends` makes from the settings with its `make`."""
 
-    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]: ...
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]:
+        """Tokens as they are made; closed early, it gives the prompts up."""
+        ...
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -43,9 +48,12 @@ def serve(connection: socket.socket, backend: Backend) -> None:
         elif call["call"] == "watch":
             before = backend.metrics()
             send({"before": before, "largest": _largest(backend, call["prompts"], before)})
-        else:
-            for index, ids, ns in backend.stream(call["prompts"]):
-                send({"chunk": [index, ids, ns]})
+        elif call["call"] == "stream":
+            with closing(cast(Any, backend.stream(call["prompts"]))) as events:
+                for index, ids, ns in events:
+                    send({"chunk": [index, ids, ns]})
+                    if select.select([connection], [], [], 0)[0]:  # to cancel it: nothing else is asked meanwhile
+                        break
             send({"end": True})
 
 

@@ -53,9 +53,13 @@ class WorkerEngine(Engine):
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[Chunk]:
         self._write({"call": "stream", "prompts": [dataclasses.asdict(prompt) for prompt in prompts]})
         deadline = time.monotonic() + self.limits.generate_s
-        while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
-            index, ids, ns = event["chunk"]
-            yield Chunk(index, tuple(ids), ns)
+        try:
+            while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
+                index, ids, ns = event["chunk"]
+                yield Chunk(index, tuple(ids), ns)
+        except GeneratorExit:
+            self._cancel(deadline)
+            raise
 
     def metrics(self) -> Mapping[str, float]:
         self._write({"call": "metrics"})
@@ -82,6 +86,16 @@ class WorkerEngine(Engine):
         if self._socket is not None:
             self._socket.close()
         self._child = self._socket = None
+
+    def _cancel(self, deadline: float) -> None:
+        """What was on its way is thrown away. Not through the text stream: writing to it would drop what it has read."""
+        child, connection = self._running()
+        try:
+            connection.sendall(b'{"call": "cancel"}\n')
+        except OSError as error:
+            raise self._ended(child, "died") from error
+        while "chunk" in self._read("died", self.limits.generate_s, deadline):
+            pass
 
     def _running(self) -> tuple[Child, socket.socket]:
         if self._child is None or self._socket is None:

@@ -22,11 +22,16 @@ class VllmBackend:
     def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int]]:
         """One event per prompt and step."""
         engine, self._calls = self._llm.llm_engine, self._calls + 1
-        for number, prompt in enumerate(prompts):
-            engine.add_request(
-                f"{self._calls}/{number}", {"prompt_token_ids": prompt["ids"]}, sampling_parameters(prompt)
-            )
-        done = [0] * len(prompts)
+        names = [f"{self._calls}/{number}" for number in range(len(prompts))]
+        for name, prompt in zip(names, prompts, strict=True):
+            engine.add_request(name, {"prompt_token_ids": prompt["ids"]}, sampling_parameters(prompt))
+        try:
+            yield from self._steps(len(prompts))
+        finally:
+            engine.abort_request(names)
+
+    def _steps(self, count: int) -> Iterator[tuple[int, list[int], int]]:
+        engine, done = self._llm.llm_engine, [0] * count
         while engine.has_unfinished_requests():
             outputs = engine.step()
             now = time.perf_counter_ns()

@@ -227,6 +227,17 @@ class ChainLongControl(ChainLong):
     thought = Thought(rounds=4, slip=0.35, stop_same=0.5, stop_different=0.5)
 
 
+class ChainHasty(ChainLong):
+    """Gives up early when its candidates differ, and checks on while they agree: its short thoughts are the wrong ones.
+
+    What First Finish Search must lose on.
+    """
+
+    name = "chain-hasty"
+    summary = "chain-long's opposite: a thought ends with probability 0.7 when candidates differ, 0.1 when they agree"
+    thought = Thought(rounds=4, slip=0.35, stop_same=0.1, stop_different=0.7)
+
+
 class ChainOverthinking(ChainLong):
     """Thinks on though its candidates agree, and so may lose a right answer again."""
 
