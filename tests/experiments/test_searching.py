@@ -19,7 +19,7 @@ SMALL = {
     },
     astar_decoding: {
         "CHILDREN": (2, 4), "TOKENS": (60, 120), "FILTERS": (2, 4), "WHOLE": (1, 2), "WORSE": (4,), "PRINTED": 4,
-        "DELTAS": (0.3,), "COSTS": ("zero",), "POLICIES": {"chain-mid": 4},
+        "DELTAS": (0.1,), "COSTS": ("zero",), "POLICIES": {"chain-mid": 4},
     },
     searching: {"PROBLEMS": 10},
     statistics: {"RESAMPLES": 50},

@@ -69,6 +69,13 @@ def test_finished_particles_stay_in_the_pool(stays):
     assert path(answer.trace) == (0,)
 
 
+def test_a_bad_particle_that_finished_early_is_replaced():
+    """Without its place in the pool it would be immortal."""
+    tree = Tree(lambda where: 0.01 if where == (0,) else 0.99, ends=lambda where: where == (0,))
+    answer = tree.search(ParticleFiltering(), samples=8)
+    assert all(path(trace) != (0,) for trace in answer.pool)
+
+
 def test_a_reward_is_that_of_the_whole_prefix_and_counts_once(monkeypatch):
     seen = []
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from suite.methods.search.judges.reading import ReadingJudge
+from suite.methods.search.judges.reading import ReadingJudge, sigmoid
 from suite.methods.search.verifier import Steps
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import lab
@@ -30,7 +29,7 @@ class ProcessJudge(ReadingJudge):
         return right_or_wrong(logits)
 
     def _steps(self, values: Sequence[float], ends: Sequence[int]) -> Steps:
-        return tuple(torch.tensor([values[end] for end in ends]).sigmoid().tolist())
+        return tuple(sigmoid(values[end]) for end in ends)
 
 
 class OutcomeJudge(ProcessJudge):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.methods.search.judges.reading import ReadingJudge
+from suite.methods.search.judges.reading import ReadingJudge, sigmoid
 from suite.methods.search.verifier import Steps
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import lab
@@ -30,5 +30,5 @@ class LikelihoodJudge(ReadingJudge):
 
     def _steps(self, values: Sequence[float], ends: Sequence[int]) -> Steps:
         starts = [0, *(end + 1 for end in ends[:-1])]
-        sums = torch.tensor([sum(values[a : b + 1]) for a, b in zip(starts, ends, strict=True)])
-        return tuple((self._a + self._b * sums.clamp(min=CLIP)).sigmoid().tolist())
+        sums = (max(CLIP, sum(values[a : b + 1])) for a, b in zip(starts, ends, strict=True))
+        return tuple(sigmoid(self._a + self._b * x) for x in sums)

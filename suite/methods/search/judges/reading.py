@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from suite.methods.search.asks import Scoring
@@ -80,12 +82,13 @@ class ReadingJudge(Judge):
         branches = [before.branch.fork() for before in befores]
         starts = [branch.length for branch in branches]
         pieces = [text[start : len(text) - lag] for text, start in zip(texts, starts, strict=True)]
-        logits = self._forest.feed_all(branches, pieces)
+        logits = torch.cat(self._forest.feed_all(branches, pieces))
+        read = [token for text, start in zip(texts, starts, strict=True) for token in text[start + lag :]]
+        values, end = self._values(logits, read).tolist(), 0
         for i, trace in enumerate(traces):
             ledgers[trace].verifier_tokens += len(pieces[i])
-            values = self._values(logits[i], texts[i][starts[i] + lag :]).tolist()
-            known = befores[i]
-            mine = values[len(values) - (trace.length - len(known.values)) :]  # without those of the prompt
+            known, end = befores[i], end + len(pieces[i])
+            mine = values[end - (trace.length - len(known.values)) : end]  # without those of the prompt
             self._known[trace] = _Read(branches[i], (*known.values, *mine), self._ends(trace, known))
 
     def _before(self, trace: Trace) -> _Read:
@@ -112,6 +115,11 @@ class ReadingJudge(Judge):
         last = len(read.values) - 1
         ends = read.ends if last in (-1, *read.ends[-1:]) else (*read.ends, last)
         return self._steps(read.values, ends) if ends else ()
+
+
+def sigmoid(logit: float) -> float:
+    """A probability of its logit, also where that is far below zero."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
 def _root(trace: Trace) -> Trace:
