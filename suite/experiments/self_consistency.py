@@ -61,7 +61,7 @@ class SelfConsistencyExperiment(Experiment):
 
 def gsm8k(model: LanguageModel) -> Problem:
     """The first question of the workload, as the search sees it."""
-    (request,) = make_workload(WorkloadSpec(name="gsm8k", task="gsm8k", limit=1, seed=0)).requests("gsm8k", 1, 0)
+    (request,) = make_workload(WorkloadSpec(name="gsm8k", task="test", limit=1, seed=0)).requests("test", 1, 0)
     return Problem.of(request, model.encode(request).ids)
 
 
