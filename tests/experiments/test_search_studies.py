@@ -111,7 +111,10 @@ def test_the_sweep_is_valid_and_holds_what_the_study_reads():
     spec = read_spec(bag_of_tricks.SWEEP)
     axes = tomllib.loads(bag_of_tricks.SWEEP.read_text())["axes"]
     assert len(spec.runs) == len(axes["task"]) * len(axes["method"])
-    wanted = {*map(bag_of_tricks.tempered, bag_of_tricks.TEMPERATURES), *map(bag_of_tricks.nucleus, bag_of_tricks.TOP_PS)}
+    wanted = {
+        *map(bag_of_tricks.tempered, bag_of_tricks.TEMPERATURES),
+        *map(bag_of_tricks.nucleus, bag_of_tricks.TOP_PS),
+    }
     wanted |= {bag_of_tricks.best_of(16, name) for name in ("random", "self", "likelihood", "prm", "flipped", "oracle")}
     assert wanted <= set(axes["method"])
     six = {"best_of_n", "step_best_of_n", "self_consistency", "beam_search", "mcts", "self_refine"}
