@@ -352,22 +352,10 @@ MODELS = Registry(
             "committed; workload chain, short thoughts are wrong more often than long ones",
         ),
         Entry(
-            "chain-overthinking",
-            "suite.models.loaders.lab:chain_overthinking",
-            "llama",
-            "committed; workload chain, rounds too many",
-        ),
-        Entry(
             "chain-strong",
             "suite.models.loaders.lab:chain_strong",
             "llama",
             "committed; workload chain, nearly always right",
-        ),
-        Entry(
-            "chain-string",
-            "suite.models.loaders.lab:chain_string",
-            "llama",
-            "committed; workload chain, six letters, right 30-50 %",
         ),
         Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),

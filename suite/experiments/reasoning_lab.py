@@ -46,7 +46,7 @@ PROBLEMS, SAMPLES = 500, 16
 LONG_PROBLEMS, LONG_SAMPLES = 150, 20
 RESAMPLES = 500
 POLICIES = ("chain-early", "chain-mid", "chain-strong")
-LONG = {"chain-long": "long", "chain-long-control": "long", "chain-overthinking": "overthinking"}
+LONG = ("chain-long", "chain-long-control")
 REWARDS = ("chain-likelihood", "chain-prm", "chain-orm")
 
 CLAIMS = {
@@ -115,11 +115,11 @@ class ReasoningLab(Experiment):
 
     def _lengths(self, bench: Workbench) -> Iterator[Finding]:
         tables: dict[str, list[Answered]] = {}
-        for name, task in LONG.items():
+        for name in LONG:
             bench.tick(f"{name}: {LONG_SAMPLES} samples of {LONG_PROBLEMS} problems")
-            tables[name] = answers(policy(name), task, problems(task, LONG_PROBLEMS), LONG_SAMPLES, 1.0)
+            tables[name] = answers(policy(name), "long", problems("long", LONG_PROBLEMS), LONG_SAMPLES, 1.0)
         details = {name: {"accuracy": accuracy(rows), **lengths(rows)} for name, rows in tables.items()}
-        for claim, name in (("length", "chain-long"), ("length-control", "chain-long-control")):
+        for claim, name in zip(("length", "length-control"), LONG, strict=True):
             shown = details[name]
             conditions = (
                 f"{name}, {LONG_PROBLEMS} questions x {LONG_SAMPLES} samples, T=1: single {shown['accuracy']:.2f}, "

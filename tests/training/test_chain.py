@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from tests.training.toy import Recorder, weights
 from workloads.generators.chain import NL, RIGHT, WRONG, Problem, lines
 
 SHORT = TrainingPlan(steps=2, batch=4, lr=4e-3, warmup=1, weight_decay=0.1, clip=1.0, seed=5, eval_every=2)
-POLICIES = ["chain-early", "chain-mid", "chain-strong", *table.LONG, "chain-string"]
+POLICIES = ["chain-early", "chain-mid", "chain-strong", *table.LONG]
 TASK = "arithmetic-24"
 
 
@@ -71,6 +72,7 @@ def test_rollouts_draw_from_the_models_law_and_stop_at_their_limit():
 
 def test_the_loss_is_the_traces_and_weighs_verdicts():
     recipe = ChainLong(SHORT)
+    recipe.batch = partial(recipe.sequences, family=recipe.family, thought=recipe.thought)
     torch.manual_seed(0)
     decoder = ChainEarly(SHORT).build()
     ids, mask = recipe.batch(np.random.default_rng(0))
@@ -85,6 +87,19 @@ def test_the_loss_is_the_traces_and_weighs_verdicts():
             weight = VERDICT_WEIGHT if words[place] in ("SAME", "DIFF") else 1.0
             total, count = total + weight * float(losses[row, place - 1, ids[row, place]]), count + weight
     assert found == pytest.approx(total / count, rel=1e-4)
+
+
+def test_long_thought_rehearses_short_problems_before_its_own():
+    recipe = ChainLong(replace(SHORT, steps=4, batch=40))
+    recipe.build()
+    for step in range(4):
+        texts = [" ".join(WORDS[i] for i in row) for row in recipe.batch(np.random.default_rng(step))[0]]
+        operations = {text.split("|")[0].count("L") for text in texts}
+        same = sum(text.count("SAME") for text in texts) / sum(
+            text.count("SAME") + text.count("DIFF") for text in texts
+        )
+        assert operations == ({1, 2} if step < 2 else {3, 4, 5})
+        assert (0.3 < same < 0.7) if step < 2 else same < 0.3
 
 
 def test_a_band_is_fit_inside_and_measures_how_far_outside():
@@ -186,10 +201,9 @@ def test_all_policies_share_one_tokenizer(name):
 @pytest.mark.parametrize(
     ("name", "task", "greedy", "sampled"),
     [
-        ("chain-early", TASK, (0.17, 0.40), (0.12, 0.27)),
-        ("chain-mid", TASK, (0.48, 0.80), (0.30, 0.50)),
+        ("chain-early", TASK, (0.20, 0.40), (0.12, 0.27)),
+        ("chain-mid", TASK, (0.50, 0.80), (0.35, 0.55)),
         ("chain-strong", TASK, (0.95, 1.0), (0.95, 1.0)),
-        ("chain-string", "string", (0.45, 0.80), (0.30, 0.50)),
     ],
 )  # fmt: skip
 def test_the_policies_are_as_good_as_they_should_be(name, task, greedy, sampled):
@@ -217,11 +231,14 @@ def test_first_tokens_of_hard_steps_are_uncertain():
     assert auc(np.random.default_rng(0).permutation(entropies), hard) == pytest.approx(0.5, abs=0.08)
 
 
-@pytest.mark.parametrize("name", table.REWARDS)
-def test_rewards_tell_right_solutions_from_wrong_ones(name, traces):
+@pytest.mark.parametrize(
+    ("name", "solution_auc"), [("chain-likelihood", 0.9), ("chain-prm", 0.65), ("chain-orm", 0.65)]
+)
+def test_rewards_tell_right_solutions_from_wrong_ones(name, solution_auc, traces):
+    """The trained ones are poor, and are here to show what search makes of that."""
     model = lab.reward(name)
     assert isinstance(model, LikelihoodPRM if name == "chain-likelihood" else TokenReward)
     found = RECIPES.load(name).quality(RECIPES.load(name).__new__(RECIPES.load(name)), model, traces)
-    assert found["solution_auc"] >= 0.9
-    assert found.get("step_auc", 1.0) >= 0.9
-    assert found["calibration_error"] <= 0.1
+    assert found["solution_auc"] >= solution_auc
+    assert found.get("step_auc", 1.0) >= 0.85
+    assert found["calibration_error"] <= 0.2

@@ -153,7 +153,7 @@ class ChainEarly(ChainRecipe):
     name = "chain-early"
     summary = "3-layer decoder, hidden 64, on arithmetic chains with 24 multipliers; right 15-25 % of the time"
     task = "arithmetic-24"
-    band = Band(greedy=(0.20, 0.35), sampled=(0.15, 0.25))
+    band = Band(greedy=(0.20, 0.36), sampled=(0.18, 0.25))
 
 
 class ChainMid(ChainRecipe):
@@ -162,7 +162,7 @@ class ChainMid(ChainRecipe):
     name = "chain-mid"
     summary = "chain-early trained on (one run, one seed) until it is right 30-50 % of the time"
     task = "arithmetic-24"
-    band = Band(greedy=(0.50, 0.75), sampled=(0.35, 0.45))
+    band = Band(greedy=(0.50, 0.80), sampled=(0.43, 0.50))
 
 
 class ChainStrong(ChainRecipe):
