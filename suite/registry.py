@@ -346,12 +346,6 @@ MODELS = Registry(
             "committed; workload chain, right 30-50 % of the time",
         ),
         Entry(
-            "chain-hasty",
-            "suite.models.loaders.lab:chain_hasty",
-            "llama",
-            "committed; workload chain, short thoughts are wrong more often than long ones",
-        ),
-        Entry(
             "chain-strong",
             "suite.models.loaders.lab:chain_strong",
             "llama",
