@@ -61,7 +61,10 @@ class ChainConfig(WorkloadConfig):
 
 
 class Chain(LabWorkload):
-    """Chain problems. The request holds no more than the question; `metadata` names what ends a step and the thinking, and the reading."""
+    """Chain problems. The request holds no more than the question.
+
+    `metadata` names the reading of the answer, and what ends a step and the thinking.
+    """
 
     name = "chain"
     version = "1"

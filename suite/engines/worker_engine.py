@@ -88,7 +88,7 @@ class WorkerEngine(Engine):
         self._child = self._socket = None
 
     def _cancel(self, deadline: float) -> None:
-        """What was on its way is thrown away. Not through the text stream: writing to it would drop what it has read."""
+        """What was on its way is thrown away. Not by the text stream: writing to it would drop what it has read."""
         child, connection = self._running()
         try:
             connection.sendall(b'{"call": "cancel"}\n')

@@ -29,6 +29,7 @@ from suite.spec import WorkloadSpec
 
 MODEL = "smollm2-135m"
 CHAINS, TOKENS, ROUNDS = 16, 48, 7
+SHOTS = 5
 TEMPERATURE = 0.8
 
 
@@ -40,28 +41,38 @@ class SelfConsistencyExperiment(Experiment):
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
         model = load_model(MODEL, "bf16")
-        problem = gsm8k(model)
         throughput, memory = SelfConsistency.card.claims
-        speeds: dict[int, list[float]] = {1: [], CHAINS: []}
-        for turn in range(-1, ROUNDS):
-            bench.tick(f"chains side by side, round {turn + 1} of {ROUNDS}")
-            for count, found in speeds.items():
-                speed = tokens_per_second(model, problem, count)
-                if turn >= 0:  # the first is a warm-up
-                    found.append(speed)
-        told = ", ".join(f"{n}: {fmean(found):.0f} tokens/s" for n, found in speeds.items())
-        ratio = ratio_from_logs([math.log(many / one) for one, many in zip(*speeds.values(), strict=True)])
-        text = f"{MODEL} bf16, {bench.threads} threads, prompt of {len(problem.ids)} tokens, {TOKENS} drawn behind it"
-        yield self.finding(throughput, ratio, f"{text}; {told}")
+        text = f"{MODEL} bf16, {bench.threads} threads, {TOKENS} tokens drawn behind a GSM8K prompt of "
+        problem, short = gsm8k(model, SHOTS), gsm8k(model, 0)
+        ratio, told = speedup(model, problem, bench)
+        other, told_short = speedup(model, short, bench)
+        text += f"{len(problem.ids)} tokens"
+        conditions = f"{text}: {told}; of {len(short.ids)}: {told_short}, {other.value:.1f} times"
+        yield self.finding(throughput, ratio, conditions)
         used, alone = memory_bytes(model, problem)
         shared = CHAINS * alone / used
         text += f"; {CHAINS} chains hold {used / 1e6:.1f} MB, one alone {alone / 1e6:.1f} MB"
         yield self.finding(memory, Estimate(shared, shared, shared, 1), text)
 
 
-def gsm8k(model: LanguageModel) -> Problem:
-    """The first question of the workload, as the search sees it."""
-    (request,) = make_workload(WorkloadSpec(name="gsm8k", task="gsm8k", limit=1, seed=0)).requests("gsm8k", 1, 0)
+def speedup(model: LanguageModel, problem: Problem, bench: Workbench) -> tuple[Estimate, str]:
+    """Tokens per second of CHAINS chains over those of one, in turns; both speeds in words."""
+    speeds: dict[int, list[float]] = {1: [], CHAINS: []}
+    for turn in range(-1, ROUNDS):
+        bench.tick(f"chains side by side, prompt of {len(problem.ids)} tokens, round {turn + 1} of {ROUNDS}")
+        for count, found in speeds.items():
+            speed = tokens_per_second(model, problem, count)
+            if turn >= 0:  # the first is a warm-up
+                found.append(speed)
+    ratio = ratio_from_logs([math.log(many / one) for one, many in zip(*speeds.values(), strict=True)])
+    assert ratio is not None
+    return ratio, ", ".join(f"{n}: {fmean(found):.0f} tokens/s" for n, found in speeds.items())
+
+
+def gsm8k(model: LanguageModel, shots: int) -> Problem:
+    """The first question of the workload behind so many examples, as the search sees it."""
+    spec = WorkloadSpec(name="gsm8k", task="test", limit=1, seed=0, options={"shots": shots})
+    (request,) = make_workload(spec).requests("test", 1, 0)
     return Problem.of(request, model.encode(request).ids)
 
 

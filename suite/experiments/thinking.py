@@ -175,7 +175,7 @@ def _timed(contender: Contender, request: Request) -> tuple[Completion, float]:
 
 
 def agreement(asked: Asked, samples: Sequence[Samples], rule: Callable[[Samples, int], Outcome], k: int) -> Estimate:
-    """The share of online answers that are as right, and came as late, as the offline rule says of the same k chains."""
+    """The share of online answers that are as right and came as late as the offline rule says of the same k chains."""
     same = []
     for done, right, pool in zip(asked.completions, asked.right, samples, strict=False):
         outcome = rule(_first(pool, k), k)

@@ -86,6 +86,8 @@ def test_a_race_without_an_end_is_refused(racers: list[Racer]) -> None:
 
 def test_one_that_dies_ends_the_race(racers: list[Racer]) -> None:
     dying = NativeEngine(LAB, 1, Limits(generate_s=60))
-    with dying, pytest.raises(EngineError, match="died"):
+    endless = replace(PROMPT, max_new_tokens=90, eos_ids=(10**6,))
+    with dying:
         psutil.Process(dying.pids()[-1]).kill()
-        first_finish([racers[0], dying], replace(PROMPT, max_new_tokens=90, eos_ids=(10**6,)))
+        with pytest.raises(EngineError, match="died"):
+            first_finish([racers[0], dying], endless)

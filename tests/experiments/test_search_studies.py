@@ -11,13 +11,15 @@ import pytest
 from analysis.claims import reproduce_document
 from analysis.search import Samples, first_finish
 from suite.commands.sweep_spec import read_spec
-from suite.experiments import bag_of_tricks, first_finish_search, short_m_at_k, thinking
+from suite.experiments import bag_of_tricks, first_finish_search, self_consistency, short_m_at_k, thinking
 from suite.experiments.base import Workbench
 from suite.experiments.first_finish_search import FirstFinishExperiment, theory_error
+from suite.experiments.self_consistency import SelfConsistencyExperiment
 from suite.experiments.short_m_at_k import ShortMAtKExperiment, less
 from suite.methods.search.first_finish_search import FirstFinishSearch
 from suite.methods.search.short_m_at_k import ShortMAtK
 from suite.models.loaders import load_model
+from tests.methods.support import tiny_model
 
 BENCH = Workbench(1, lambda text: None)
 POLICY, TASK = "chain-mid", "arithmetic-24"
@@ -67,6 +69,18 @@ def test_first_finish_search_has_a_row_per_claim_and_stops_as_the_rule_says(patc
     json.dumps(reproduce_document(rows.values()), allow_nan=False)
     assert rows["online"].measured == 1.0
     assert "finished chains alone would be" in rows["tokens"].conditions
+
+
+def test_chains_side_by_side_are_timed_and_share_the_pages_of_their_prompt(monkeypatch):
+    monkeypatch.setattr(self_consistency, "load_model", lambda name, dtype: tiny_model())
+    for name, value in {"CHAINS": 4, "TOKENS": 6, "ROUNDS": 2}.items():
+        monkeypatch.setattr(self_consistency, name, value)
+    speed, memory = SelfConsistencyExperiment().findings(BENCH)
+    assert speed.measured is not None
+    assert "tokens/s" in speed.conditions
+    # 480 to 512 tokens of prompt and a page or two for each chain, against four of both
+    assert memory.measured is not None
+    assert 3 < memory.measured < 4
 
 
 def test_the_theory_is_close_on_lengths_that_are_normal():

@@ -159,7 +159,7 @@ def test_of_chains_that_close_together_the_lower_index_is_first(search):
 
 def test_a_chain_that_runs_out_of_tokens_does_not_count(search):
     scripts = ["a" * 90, chain("b", 50, 2), "c" * 90]
-    answer, ledger = search(ShortMAtK, scripts, new=80, closing=CLOSE, samples=3, m=3)
+    answer, _ = search(ShortMAtK, scripts, new=80, closing=CLOSE, samples=3, m=3)
     assert [trace.text[0] for trace in answer.pool] == ["b"]
     answer, _ = search(ShortMAtK, ["a" * 90, "b" * 90], new=80, closing=CLOSE, samples=2, m=1)
     assert answer.pool == ()
@@ -204,7 +204,7 @@ def test_the_stop_online_is_the_rule_offline(search):
 
 @pytest.mark.parametrize("options", [{"m": 6}, {"sequential": True, "require_answer": True}])
 def test_options_that_do_not_go_together_are_refused(options):
-    with pytest.raises(ValidationError, match="at most samples|leave out sequential"):
+    with pytest.raises(ValidationError, match=r"at most samples|leave out sequential"):
         ShortMAtK.Config(samples=5, **options)
 
 

@@ -13,7 +13,7 @@ from suite.methods.search.voting import Tie, answers, vote
 
 
 class SelfConsistencyConfig(SearchConfig):
-    """`tie`: whose answer counts where several have most votes. `rounds`: so often are samples drawn if none answers."""
+    """`tie`: whose answer counts where several have most votes. `rounds`: so often it draws if none answers."""
 
     tie: Tie = tunable("first", choices=("first", "random", "shortest"))
     rounds: int = tunable(1, low=1, high=5)
