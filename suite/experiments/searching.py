@@ -23,6 +23,7 @@ from workloads.schema import Completion
 
 TASK = "arithmetic-24"
 PROBLEMS = 500
+SEED = 1  # sizes and options were settled on problems of seed 0
 ROWS = 4096  # chains side by side at most
 JUDGE = "likelihood"
 FLIPPED = f"flipped:share=0.2,of={JUDGE}"
@@ -37,7 +38,7 @@ class Lab:
         self.policy, self._bench = policy, bench
         self._model = load_model(policy, "fp32")
         self._chain = Chain()
-        self._requests = list(self._chain.requests(TASK, PROBLEMS, 0))
+        self._requests = list(self._chain.requests(TASK, PROBLEMS, SEED))
 
     def curve(self, label: str, method: str, sizes: Sequence[int], options: Options, judge: str = JUDGE) -> Curve:
         """A method at several sizes, of which `options` makes its options."""
