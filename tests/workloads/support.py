@@ -102,6 +102,7 @@ SPEC_BENCH_RECORD = {
 }
 
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "chain": ("chain.jsonl", {"task": "long", "prompt": "5 L0 *7 L1 +1 |"}, "prompt"),
     "chat-open": ("open.jsonl", {"prompt": "Who is Ada?"}, "prompt"),
     "gsm8k": ("problems.jsonl", {"question": "What is 2 and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"}, "answer"),
     "humaneval-infill": ("infill.jsonl", INFILL_RECORD, "suffix"),

@@ -111,6 +111,7 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "chain": {"hard": 0.9},
         "chat-open": {"new_tokens": 5},
         "gsm8k": {"shots": 2},
         "humaneval-infill": {"new_tokens": 20},
@@ -202,6 +203,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("chain", {"hard": 1.5}),
         ("chat-open", {"new_tokens": 0}),
         ("gsm8k", {"shots": -1}),
         ("gsm8k", {"extraction": "loose"}),

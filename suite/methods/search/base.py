@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 from suite.methods.base import Generator, Method, MethodConfig, tunable
 from suite.methods.search.asks import Ask, Sampling, Scoring, Writing, run
@@ -26,14 +26,14 @@ from suite.methods.search.ledger import Ledger
 from suite.methods.search.policy import Policy
 from suite.methods.search.sampler import NativeSampler
 from suite.methods.search.trace import Answer, Problem, Trace
-from suite.methods.search.verifier import JUDGES, Aggregate, Judge, Verifier
+from suite.methods.search.verifier import Aggregate, Judge, JudgeName, Verifier, make_judge
 from suite.models.attention import DenseAttention
 from suite.models.branches import Forest
 from suite.models.generation import Meter, generate
 from suite.models.language_model import LanguageModel
 from workloads.schema import Completion, CostLedger, Request
 
-JudgeName = Literal["random", "self"]
+EXACT = "judged by the exact oracle, which no real verifier is"
 
 
 class SearchConfig(MethodConfig):
@@ -47,7 +47,7 @@ class SearchConfig(MethodConfig):
 class VerifiedConfig(SearchConfig):
     """A search with a verifier: which judge, and how its step scores become one figure."""
 
-    verifier: JudgeName = tunable("self", choices=("random", "self"))
+    verifier: JudgeName = "self"
     aggregate: Aggregate = tunable("prod", choices=("prod", "min", "last", "mean"))
 
 
@@ -62,16 +62,18 @@ class SearchMethod(Method):
         """The answer to the policy's problem. What is awaited is all it costs."""
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
-        """Branches know no sliding window."""
+        """Branches know no sliding window, and not every judge reads every model's texts."""
         if not Forest.fits(model.config):
             return f"{model.name} has layers with a sliding window, over which texts cannot be forked yet"
-        return None
+        name = getattr(config, "verifier", None)
+        why = None if name is None else make_judge(name).refusal(model)
+        return None if why is None else f"verifier {name}: {why}"
 
     def prepare(self, model: LanguageModel, config: Any) -> None:
         """Loads the judge, where there is one."""
         name = getattr(config, "verifier", None)
         if name is not None:
-            self._judge = cast(Judge, JUDGES.load(name)())
+            self._judge = make_judge(name)
             self._judge.prepare(model)
 
     def gated(self, config: Any) -> MethodConfig:
@@ -100,8 +102,9 @@ class SearchGenerator:
         for problem in problems:
             meter.start(problem.id, len(problem.ids))
         done = dict(self._searched(problems, meter))
+        judged = (EXACT,) if self._judge is not None and self._judge.exact else ()
         for index, prompt in enumerate(prompts):
-            yield _completion(requests[index], done[index], prompt.notes, meter)
+            yield _completion(requests[index], done[index], (*prompt.notes, *judged), meter)
 
     def _searched(self, problems: Sequence[Problem], meter: Meter) -> Iterator[tuple[int, tuple[Answer, Ledger]]]:
         """All problems side by side; an answer's tokens are known when its search is over."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
+import numpy as np
+
 from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Problem, Trace
@@ -21,6 +23,8 @@ class Policy:
         self.temperature, self.top_p = temperature, top_p
         self.root = Trace(problem)
         self._pieces = 0
+        self.rng = np.random.default_rng([problem.seed, crc32(problem.id.encode()), crc32(b"search")])
+        """What the search itself draws, apart from the pieces."""
 
     async def step(self, parents: Sequence[Trace]) -> list[Trace]:
         """One more reasoning step of each."""
@@ -33,6 +37,10 @@ class Policy:
     async def first(self, parents: Sequence[Trace], count: int, until: str | None = None) -> list[Trace]:
         """Each to its end, or to the text `until`; when `count` are there, the others are called off where they are."""
         return await self._extend(parents, until, first=count)
+
+    def greedy(self) -> Policy:
+        """The same without chance, on the same account."""
+        return Policy(self.problem, 0.0, 1.0, self.ledger)
 
     async def write(self, parent: Trace, text: str) -> Trace:
         """Text behind an open trace that the model did not choose."""

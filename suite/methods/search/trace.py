@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -60,11 +61,15 @@ class Trace:
         """Nothing can follow."""
         return self.end is not None
 
-    @cached_property
+    @property
     def lineage(self) -> tuple[Trace, ...]:
-        """The pieces from the first to this one; the bare prompt is none."""
-        before = self.parent.lineage if self.parent is not None else ()
-        return (*before, self) if self.parent is not None else ()
+        """The pieces from the first to this one; the bare prompt is none. Not kept: a trace would hold itself alive."""
+        pieces: list[Trace] = []
+        trace = self
+        while trace.parent is not None:
+            pieces.append(trace)
+            trace = trace.parent
+        return tuple(reversed(pieces))
 
     @property
     def depth(self) -> int:
@@ -85,6 +90,14 @@ class Trace:
     def all_logprobs(self) -> tuple[float, ...]:
         """Of all tokens behind the prompt."""
         return tuple(value for piece in self.lineage for value in piece.logprobs)
+
+
+def distinct(traces: Sequence[Trace]) -> list[Trace]:
+    """The first of every text, in order: what siblings have both written is judged and followed once."""
+    found: dict[tuple[Trace | None, tuple[int, ...]], Trace] = {}
+    for trace in traces:
+        found.setdefault((trace.parent, trace.ids), trace)
+    return list(found.values())
 
 
 @dataclass(frozen=True)

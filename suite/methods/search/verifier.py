@@ -9,8 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
+from pydantic import AfterValidator, ValidationError
+
+from suite.errors import InputError
+from suite.methods.base import MethodConfig
 from suite.methods.search.asks import Scoring
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Trace
@@ -27,6 +32,16 @@ JUDGES = Registry(
     (
         Entry("random", "suite.methods.search.judges.random:RandomJudge", "floor", "a number that says nothing"),
         Entry("self", "suite.methods.search.judges.confidence:SelfJudge", "policy", "the policy's own probability"),
+        Entry(
+            "likelihood",
+            "suite.methods.search.judges.likelihood:LikelihoodJudge",
+            "process reward",
+            "a step's log-likelihood under the lab's strong model",
+        ),
+        Entry("prm", "suite.methods.search.judges.heads:ProcessJudge", "process reward", "the lab's trained PRM"),
+        Entry("orm", "suite.methods.search.judges.heads:OutcomeJudge", "outcome reward", "the lab's trained ORM"),
+        Entry("flipped", "suite.methods.search.judges.flipped:FlippedJudge", "degraded", "another one, at times wrong"),
+        Entry("oracle", "suite.methods.search.judges.oracle:OracleJudge", "ceiling", "the exact check of every step"),
     ),
 )  # fmt: skip
 
@@ -36,6 +51,14 @@ class Judge(ABC):
 
     exact: ClassVar[bool] = False
     """An oracle: it knows the right steps, and its rows are labelled so."""
+    Options: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    def refusal(self, policy: LanguageModel) -> str | None:
+        """Why it cannot judge what this model writes, as one sentence; None when it can."""
+        return None
 
     def prepare(self, policy: LanguageModel) -> None:  # noqa: B027 - most judges need nothing
         """Loads what it needs; `policy` is the model whose traces it will see. Untimed."""
@@ -48,13 +71,34 @@ class Judge(ABC):
         """The scores in (0, 1) of each step of each trace, in order; tokens that it feeds go to the ask's ledger."""
 
 
+def make_judge(said: str) -> Judge:
+    """The judge `name` or `name:option=value,option=value`, not prepared; `InputError` for one that is not known."""
+    name, _, listed = said.partition(":")
+    kind: type[Judge] = JUDGES.load(name)
+    options = dict(pair.partition("=")[::2] for pair in listed.split(",") if pair)
+    try:
+        return kind(kind.Options(**options))
+    except ValidationError as error:
+        first, known = error.errors()[0], ", ".join(kind.Options.model_fields) or "none"
+        raise InputError(f"verifier {said!r}: {first['loc'][0]}: {first['msg']}; its options: {known}.") from error
+
+
+def _known(said: str) -> str:
+    make_judge(said)
+    return said
+
+
+JudgeName = Annotated[str, AfterValidator(_known)]
+"""As `make_judge` reads it."""
+
+
 class Verifier:
     """One search's handle on a judge. A trace is scored once; one pass is counted for every scored prefix."""
 
     def __init__(self, aggregate: Aggregate, ledger: Ledger) -> None:
         self.aggregate: Aggregate = aggregate
         self._ledger = ledger
-        self._known: dict[Trace, Steps] = {}
+        self._known: WeakKeyDictionary[Trace, Steps] = WeakKeyDictionary()
 
     async def step_scores(self, traces: Sequence[Trace]) -> list[Steps]:
         """The judge's scores of each trace's steps."""

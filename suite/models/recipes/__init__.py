@@ -31,6 +31,53 @@ RECIPES = Registry(
             "adapter",
             "its ablation without the trigram encoder",
         ),
+        Entry(
+            "chain-early",
+            "suite.models.recipes.chain:ChainEarly",
+            "lab",
+            "arithmetic chains, right 15-25 % of the time",
+        ),
+        Entry("chain-mid", "suite.models.recipes.chain:ChainMid", "lab", "the same training later, right 30-50 %"),
+        Entry("chain-strong", "suite.models.recipes.chain:ChainStrong", "lab", "the same training at its end"),
+        Entry(
+            "chain-long",
+            "suite.models.recipes.chain:ChainLong",
+            "lab",
+            "long thoughts, from chain-strong (train that one first)",
+        ),
+        Entry(
+            "chain-long-control",
+            "suite.models.recipes.chain:ChainLongControl",
+            "lab",
+            "its control, whose length says nothing",
+        ),
+        Entry(
+            "chain-overthinking",
+            "suite.models.recipes.chain:ChainOverthinking",
+            "lab",
+            "thoughts that go on though their candidates agree",
+        ),
+        Entry(
+            "chain-string", "suite.models.recipes.chain:ChainString", "lab", "reorderings of six letters, right 30-50 %"
+        ),
+        Entry(
+            "chain-likelihood",
+            "suite.models.recipes.chain_rewards:LikelihoodRecipe",
+            "lab",
+            "process reward from chain-strong's likelihood",
+        ),
+        Entry(
+            "chain-prm",
+            "suite.models.recipes.chain_rewards:ProcessRecipe",
+            "lab",
+            "process reward trained on traces of the policies",
+        ),
+        Entry(
+            "chain-orm",
+            "suite.models.recipes.chain_rewards:OutcomeRecipe",
+            "lab",
+            "outcome reward trained on traces of the policies",
+        ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
         Entry("distilled", "suite.models.recipes.distilled:DistilledRecipe", "adapter", "one-layer draft model"),
         Entry(
