@@ -156,6 +156,36 @@ METHODS = Methods(
             "whole solutions add their scores to their answers (2502.01618, control)",
         ),
         Entry(
+            "budget_forcing",
+            "suite.methods.search.budget_forcing:BudgetForcing",
+            "control",
+            "Wait in place of a stop until the budget is used (2501.19393, control)",
+        ),
+        Entry(
+            "first_finish_search",
+            "suite.methods.search.first_finish_search:FirstFinishSearch",
+            "search",
+            "the first of n samples to end is the answer, the others are called off (2505.18149)",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.methods.search.self_consistency:SelfConsistency",
+            "control",
+            "whole solutions, the answer of most (2203.11171, control)",
+        ),
+        Entry(
+            "self_refine",
+            "suite.methods.search.self_refine:SelfRefine",
+            "control",
+            "answer, criticism, better answer, three rounds at most (2303.17651, control)",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.methods.search.short_m_at_k:ShortMAtK",
+            "search",
+            "the m of k chains that think shortest vote, the others are called off (2505.17813)",
+        ),
+        Entry(
             "chunkllm",
             "suite.methods.attention.chunkllm:ChunkLLM",
             "attention",

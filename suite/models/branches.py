@@ -88,6 +88,12 @@ class Branch:
         other.pages, other.spans, other.length = self.pages.copy(), self.spans.copy(), self.length
         return other
 
+    def up_to(self, tokens: int) -> Branch:
+        """Another text: the first `tokens` tokens of this one. It goes on in a page of its own."""
+        other = self.fork()
+        other.spans, other.length = _up_to(self.spans, tokens), tokens
+        return other
+
     def grow(self, count: int) -> list[int]:
         """The slots of the next `count` tokens."""
         slots: list[int] = []

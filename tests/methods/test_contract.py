@@ -253,7 +253,8 @@ def test_a_search_accounts_for_every_token_it_draws(name, monkeypatch):
     assert done.search.generated == sum(drawn)
     assert done.search.sequential == done.cost.sequential_depth == len(drawn)
     assert done.cost.generated_tokens == len(done.token_ids) > 0
-    assert done.cost.discarded_tokens == done.search.generated - len(done.token_ids)
+    sampled = len(done.token_ids) - done.search.extra["written"]
+    assert done.cost.discarded_tokens == done.search.generated - sampled
     assert 60 <= done.search.prefilled < 120
 
 

@@ -47,11 +47,15 @@ class Sampling(Ask[list[Trace]]):
 
 @dataclass
 class Writing(Ask[Trace]):
-    """Text put behind a trace as if the model had written it (a guide, a "Wait"): it costs no decode step."""
+    """Text put behind a trace as if the model had written it (a guide, a "Wait"): it costs no decode step.
+
+    It takes the place of the end token, and of the text `instead` if the last piece ends with it.
+    """
 
     parent: Trace
     text: str
     ledger: Ledger
+    instead: str | None = None
 
 
 @dataclass

@@ -157,6 +157,7 @@ def first_best(scores: Sequence[float]) -> int:
 
 def _completion(request: Request, found: tuple[Answer, Ledger], notes: tuple[str, ...], meter: Meter) -> Completion:
     answer, ledger = found
+    ledger.extra["written"] = float(answer.trace.written)
     ids, (start_ns, token_ns) = answer.trace.all_ids, meter.times(request.id)
     return Completion(
         request_id=request.id,
@@ -168,7 +169,7 @@ def _completion(request: Request, found: tuple[Answer, Ledger], notes: tuple[str
         cost=CostLedger(
             prompt_tokens=len(answer.trace.problem.ids),
             generated_tokens=len(ids),
-            discarded_tokens=max(0, ledger.generated - len(ids)),
+            discarded_tokens=ledger.generated - len(ids) + answer.trace.written,
             verifier_passes=ledger.verifier_passes,
             sequential_depth=ledger.sequential,
         ),

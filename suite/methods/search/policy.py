@@ -34,17 +34,25 @@ class Policy:
         """Each to its end, or `most` tokens further."""
         return await self._extend(parents, None, most=most)
 
-    async def first(self, parents: Sequence[Trace], count: int, until: str | None = None) -> list[Trace]:
-        """Each to its end, or to the text `until`; when `count` are there, the others are called off where they are."""
-        return await self._extend(parents, until, first=count)
+    async def first(
+        self, parents: Sequence[Trace], count: int, until: str | None = None, most: int | None = None
+    ) -> list[Trace]:
+        """Each to its end, to the text `until`, or `most` tokens further.
+
+        When `count` are there, the others are called off where they are.
+        """
+        return await self._extend(parents, until, first=count, most=most)
 
     def greedy(self) -> Policy:
         """The same without chance, on the same account."""
         return Policy(self.problem, 0.0, 1.0, self.ledger)
 
-    async def write(self, parent: Trace, text: str) -> Trace:
-        """Text behind an open trace that the model did not choose."""
-        return await Writing(parent, text, self.ledger)
+    async def write(self, parent: Trace, text: str, instead: str | None = None) -> Trace:
+        """Text behind a trace that the model did not choose.
+
+        If the trace has ended, or its last piece ends with `instead`, the text takes the place of that end.
+        """
+        return await Writing(parent, text, self.ledger, instead)
 
     async def _extend(
         self, parents: Sequence[Trace], until: str | None, first: int = 0, most: int | None = None

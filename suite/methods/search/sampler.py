@@ -77,13 +77,33 @@ class NativeSampler:
         children: list[Trace] = []
         for ask in asked:
             ids = tuple(self.model.tokenizer.encode(ask.text))
-            branch, last = self._behind(ask.parent)
+            parent = self._without_end(ask.parent, ask.instead)
+            branch, last = self._behind(parent)
             self._append([(branch, (*last, *ids[:-1]))])
             ask.ledger.prefilled += len(ids)
-            child = Trace(ask.parent.problem, ask.parent, ids, self._text(ask.parent, ids), (0.0,) * len(ids))
+            child = Trace(parent.problem, parent, ids, self._text(parent, ids), (0.0,) * len(ids), drawn=False)
             self._branches[child] = branch
             children.append(child)
         return children
+
+    def _without_end(self, trace: Trace, instead: str | None) -> Trace:
+        """The trace as it was before it wrote its end token, or the text `instead`."""
+        ids, decode = trace.ids, self.model.tokenizer.decode
+        if trace.end == "eos":
+            ids = ids[:-1]
+        marks = [mark for mark in (instead, *trace.problem.stop) if mark is not None]
+        while any(mark in decode(ids) for mark in marks):
+            ids = ids[:-1]
+        dropped = len(trace.ids) - len(ids)
+        if not dropped or trace.parent is None:
+            return trace
+        if not ids:
+            return trace.parent
+        text, logprobs = self._text(trace.parent, ids), trace.logprobs[:-dropped]
+        shorter = Trace(trace.problem, trace.parent, ids, text, logprobs, drawn=trace.drawn)
+        branch = self._branches[trace]
+        self._branches[shorter] = branch.up_to(branch.length - dropped)
+        return shorter
 
     def _row(self, ask: Sampling, index: int) -> _Row:
         parent = ask.parents[index]

@@ -55,6 +55,7 @@ class Trace:
     logprobs: tuple[float, ...] = ()
     end: End | None = None
     reached: bool = True
+    drawn: bool = True
 
     @property
     def finished(self) -> bool:
@@ -80,6 +81,11 @@ class Trace:
     def length(self) -> int:
         """Tokens written behind the prompt."""
         return len(self.ids) + (self.parent.length if self.parent is not None else 0)
+
+    @property
+    def written(self) -> int:
+        """Those of them that the model did not choose."""
+        return sum(len(piece.ids) for piece in self.lineage if not piece.drawn)
 
     @property
     def all_ids(self) -> tuple[int, ...]:
