@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import queue
 import socket
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-Event = tuple[int, list[int], int]
-"""(prompt number, token ids, time stamp)."""
+Event = tuple[int, list[int], int, list[float]]
+"""(prompt number, token ids, time stamp, log-probabilities where they are wanted)."""
+Calls = queue.SimpleQueue[dict[str, Any] | None]
+"""What the parent asks, in order; None when it has closed the socket."""
 
 
 class Backend(Protocol):
@@ -24,35 +28,56 @@ class Backend(Protocol):
 
     def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]: ...
 
+    def cancel(self, number: int) -> None: ...
+
     def metrics(self) -> dict[str, float]: ...
 
 
 def serve(connection: socket.socket, backend: Backend) -> None:
     """Answers until the parent closes the socket."""
-    stream = connection.makefile("rw", encoding="utf-8")
+    incoming, outgoing = (connection.makefile(mode, encoding="utf-8") for mode in ("r", "w"))
 
     def send(document: dict[str, Any]) -> None:
-        stream.write(json.dumps(document) + "\n")
-        stream.flush()
+        outgoing.write(json.dumps(document) + "\n")
+        outgoing.flush()
 
+    calls: Calls = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(incoming, calls), daemon=True).start()
     send({"ready": True})
-    for line in stream:
-        call = json.loads(line)
+    while (call := calls.get()) is not None:
         if call["call"] == "metrics":
             send({"metrics": backend.metrics()})
         elif call["call"] == "watch":
             before = backend.metrics()
             send({"before": before, "largest": _largest(backend, call["prompts"], before)})
-        else:
-            for index, ids, ns in backend.stream(call["prompts"]):
-                send({"chunk": [index, ids, ns]})
+        elif call["call"] == "stream":
+            for event in backend.stream(call["prompts"]):
+                send({"chunk": event})
+                _cancel(backend, calls)
             send({"end": True})
+
+
+def _listen(incoming: TextIO, calls: Calls) -> None:
+    """Calls come in while a stream is going out."""
+    for line in incoming:
+        calls.put(json.loads(line))
+    calls.put(None)
+
+
+def _cancel(backend: Backend, calls: Calls) -> None:
+    """During a stream nothing else is asked; what comes too late is passed over."""
+    while not calls.empty():
+        call = calls.get()
+        if call is None:
+            calls.put(None)
+            return
+        backend.cancel(call["index"])
 
 
 def _largest(backend: Backend, prompts: list[dict[str, Any]], largest: dict[str, float]) -> dict[str, float]:
     """Each metric's largest value over a look before the run and one after every step."""
     last = 0
-    for _, _, ns in backend.stream(prompts):
+    for _, _, ns, _ in backend.stream(prompts):
         if ns != last:
             seen, last = backend.metrics(), ns
             largest = {name: max(value, largest.get(name, value)) for name, value in seen.items()}

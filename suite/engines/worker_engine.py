@@ -21,7 +21,8 @@ class WorkerEngine(Engine):
     backend: ClassVar[str]
     _child: Child | None = None
     _socket: socket.socket | None = None
-    _stream: TextIO
+    _incoming: TextIO
+    _outgoing: TextIO
 
     def python(self) -> Path:
         """The interpreter the worker runs in."""
@@ -44,7 +45,8 @@ class WorkerEngine(Engine):
         with theirs:
             command = [str(self.python()), *module]
             self._child = Child(self.name, command, self.environment(), (theirs.fileno(),))
-        self._socket, self._stream = ours, ours.makefile("rw", encoding="utf-8")
+        self._socket = ours
+        self._incoming, self._outgoing = (ours.makefile(mode, encoding="utf-8") for mode in ("r", "w"))
         self._read("did not start", self.limits.start_s, time.monotonic() + self.limits.start_s)
 
     def ready(self) -> bool:
@@ -54,8 +56,11 @@ class WorkerEngine(Engine):
         self._write({"call": "stream", "prompts": [dataclasses.asdict(prompt) for prompt in prompts]})
         deadline = time.monotonic() + self.limits.generate_s
         while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
-            index, ids, ns = event["chunk"]
-            yield Chunk(index, tuple(ids), ns)
+            index, ids, ns, logprobs = event["chunk"]
+            yield Chunk(index, tuple(ids), ns, tuple(logprobs))
+
+    def cancel(self, index: int) -> None:
+        self._write({"call": "cancel", "index": index})
 
     def metrics(self) -> Mapping[str, float]:
         self._write({"call": "metrics"})
@@ -91,8 +96,8 @@ class WorkerEngine(Engine):
     def _write(self, document: dict[str, Any]) -> None:
         child, _ = self._running()
         try:
-            self._stream.write(json.dumps(document) + "\n")
-            self._stream.flush()
+            self._outgoing.write(json.dumps(document) + "\n")
+            self._outgoing.flush()
         except OSError as error:
             raise self._ended(child, "died") from error
 
@@ -101,7 +106,7 @@ class WorkerEngine(Engine):
         child, connection = self._running()
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            line = self._stream.readline()
+            line = self._incoming.readline()
         except TimeoutError as error:
             child.kill()
             fault = child.fault("timed out", f"it was ended after {limit_s:.0f} s without an answer.")

@@ -51,13 +51,14 @@ class NativeSampler:
         self._eos = set(model.config.eos_ids)
         self._prompt = 0
 
-    def prefill(self, roots: Sequence[Trace]) -> None:
-        """The prompts, but for their last tokens."""
+    def prefill(self, roots: Sequence[Trace]) -> list[int]:
+        """The prompts, but for their last tokens; those are fed with the first draw, and counted here."""
         branches = [self.forest.root() for _ in roots]
         self._prompt = max(len(root.problem.ids) for root in roots)
         self._branches.update(zip(roots, branches, strict=True))
         longer = [(branch, root.problem.ids[:-1]) for root, branch in zip(roots, branches, strict=True)]
         self._append([(branch, ids) for branch, ids in longer if ids])
+        return [len(root.problem.ids) for root in roots]
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask, in the order of its parents."""
@@ -80,7 +81,7 @@ class NativeSampler:
             parent = self._without_end(ask.parent, ask.instead)
             branch, last = self._behind(parent)
             self._append([(branch, (*last, *ids[:-1]))])
-            ask.ledger.prefilled += len(ids)
+            ask.ledger.prefill(len(ids))
             child = Trace(parent.problem, parent, ids, self._text(parent, ids), (0.0,) * len(ids), drawn=False)
             self._branches[child] = branch
             children.append(child)

@@ -19,7 +19,7 @@ from suite.methods.base import MethodConfig
 from suite.methods.search.asks import Scoring
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Trace
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 from suite.registry import Entry, Registry
 
 Aggregate = Literal["prod", "min", "last", "mean"]
@@ -56,14 +56,14 @@ class Judge(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         """Why it cannot judge what this model writes, as one sentence; None when it can."""
         return None
 
-    def prepare(self, policy: LanguageModel) -> None:  # noqa: B027 - most judges need nothing
+    def prepare(self, policy: TextModel) -> None:  # noqa: B027 - most judges need nothing
         """Loads what it needs; `policy` is the model whose traces it will see. Untimed."""
 
-    def begin(self, policy: LanguageModel) -> None:  # noqa: B027
+    def begin(self, policy: TextModel) -> None:  # noqa: B027
         """A batch begins: traces of earlier ones will not come again."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from suite.methods.base import MethodConfig
 from suite.methods.search.asks import Scoring
 from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import Judge, JudgeName, Steps, make_judge
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 
 
 class FlippedOptions(MethodConfig):
@@ -31,13 +31,13 @@ class FlippedJudge(Judge):
         super().__init__(options)
         self._judge = make_judge(self.options.of)
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         return self._judge.refusal(policy)
 
-    def prepare(self, policy: LanguageModel) -> None:
+    def prepare(self, policy: TextModel) -> None:
         self._judge.prepare(policy)
 
-    def begin(self, policy: LanguageModel) -> None:
+    def begin(self, policy: TextModel) -> None:
         self._judge.begin(policy)
 
     def score(self, asked: Sequence[Scoring]) -> list[list[Steps]]:
