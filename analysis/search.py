@@ -38,7 +38,7 @@ class Samples:
 
     `lengths`: tokens until the stop that counts: of the thinking for short-m@k, of the whole answer elsewhere.
     `classes`: as `workloads.answers.classes` names them; -1 has no vote. `finished`: False where the limit cut it off.
-    `rewards`: a verifier's. `ValueError` unless all have one length.
+    `rewards`: a verifier's. `ValueError` unless all have one length and classes are named by their first members.
     """
 
     lengths: IntArray
@@ -51,6 +51,10 @@ class Samples:
         shapes = {array.shape for array in vars(self).values() if array is not None}
         if len(shapes) != 1 or self.lengths.ndim != 1:
             raise ValueError(f"arrays of shapes {sorted(shapes)}: expected one value of each kind for every answer")
+        members = np.flatnonzero(self.classes >= 0)
+        named = self.classes[members]
+        if (named > members).any() or (self.classes[named] != named).any():
+            raise ValueError("a class is named by the index of its first member, as `workloads.answers.classes` does")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -102,6 +102,36 @@ METHODS = Methods(
             "whole solutions, the verifier picks one (2110.14168, control)",
         ),
         Entry(
+            "budget_forcing",
+            "suite.methods.search.budget_forcing:BudgetForcing",
+            "control",
+            "Wait in place of a stop until the budget is used (2501.19393, control)",
+        ),
+        Entry(
+            "first_finish_search",
+            "suite.methods.search.first_finish_search:FirstFinishSearch",
+            "search",
+            "the first of n samples to end is the answer, the others are called off (2505.18149)",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.methods.search.self_consistency:SelfConsistency",
+            "control",
+            "whole solutions, the answer of most (2203.11171, control)",
+        ),
+        Entry(
+            "self_refine",
+            "suite.methods.search.self_refine:SelfRefine",
+            "control",
+            "answer, criticism, better answer, three rounds at most (2303.17651, control)",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.methods.search.short_m_at_k:ShortMAtK",
+            "search",
+            "the m of k chains that think shortest vote, the others are called off (2505.17813)",
+        ),
+        Entry(
             "astar_decoding",
             "suite.methods.search.astar_decoding:AStarDecoding",
             "search",
@@ -154,36 +184,6 @@ METHODS = Methods(
             "suite.methods.search.weighted_voting:WeightedVoting",
             "control",
             "whole solutions add their scores to their answers (2502.01618, control)",
-        ),
-        Entry(
-            "budget_forcing",
-            "suite.methods.search.budget_forcing:BudgetForcing",
-            "control",
-            "Wait in place of a stop until the budget is used (2501.19393, control)",
-        ),
-        Entry(
-            "first_finish_search",
-            "suite.methods.search.first_finish_search:FirstFinishSearch",
-            "search",
-            "the first of n samples to end is the answer, the others are called off (2505.18149)",
-        ),
-        Entry(
-            "self_consistency",
-            "suite.methods.search.self_consistency:SelfConsistency",
-            "control",
-            "whole solutions, the answer of most (2203.11171, control)",
-        ),
-        Entry(
-            "self_refine",
-            "suite.methods.search.self_refine:SelfRefine",
-            "control",
-            "answer, criticism, better answer, three rounds at most (2303.17651, control)",
-        ),
-        Entry(
-            "short_m_at_k",
-            "suite.methods.search.short_m_at_k:ShortMAtK",
-            "search",
-            "the m of k chains that think shortest vote, the others are called off (2505.17813)",
         ),
         Entry(
             "chunkllm",
@@ -275,6 +275,8 @@ WORKLOADS = Registry(
     (
         Entry("chain", "workloads.chain:Chain", "lab", "chains of operations that the lab's policies solve at times"),
         Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
+        Entry("aime", "workloads.aime:Aime", "reasoning", "contest problems, whole numbers 0 to 999"),
+        Entry("gpqa", "workloads.gpqa:Gpqa", "reasoning", "expert questions, four options (2311.12022)"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
             "humaneval-infill",
@@ -289,6 +291,9 @@ WORKLOADS = Registry(
             "retrieval in lab-long's vocabulary, to 128K",
         ),
         Entry("longbench", "workloads.longbench:LongBench", "long context", "21 tasks, official metrics (2308.14508)"),
+        Entry(
+            "math500", "workloads.math500:Math500", "reasoning", "problems whose answer is an expression (2103.03874)"
+        ),
         Entry("needle", "workloads.needle:Needle", "long context", "a needle in a haystack, depth x length"),
         Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of filler"),
         Entry(

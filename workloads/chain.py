@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
-from workloads.generators.chain import ANS, LETTERS, MODULUS, NL, PLACES, Family, Problem, is_state, parse
+from workloads.generators.chain import ANS, END, LETTERS, MODULUS, NL, PLACES, Family, Problem, is_state, parse
 from workloads.lab import Item, LabWorkload
 from workloads.schema import Completion, DataError, Request, WorkloadConfig
 
@@ -61,7 +61,7 @@ class ChainConfig(WorkloadConfig):
 
 
 class Chain(LabWorkload):
-    """Chain problems. The request holds no more than the question; `metadata` names the step's end and the reading."""
+    """Chain problems. The request holds no more than the question; `metadata` names what ends a step and the thinking, and the reading."""
 
     name = "chain"
     version = "1"
@@ -83,7 +83,7 @@ class Chain(LabWorkload):
         answer = final_answer(" ".join(problem.answer), reading)
         if answer is None:
             raise DataError(f"{self.name}: {problem.prompt!r} has no answer of kind {reading}; expected numbers.")
-        return Item(problem.prompt, answer, {"step": NL, "answer": reading})
+        return Item(problem.prompt, answer, {"step": NL, "answer": reading, "closing": END})
 
     def _request(self, task: str, index: int, seed: int, item: Item) -> Request:
         return Request(

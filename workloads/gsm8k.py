@@ -18,7 +18,7 @@ from workloads.answers import Extraction, final_number
 from workloads.generators.seeding import item_rng
 from workloads.generators.word_problems import without_marks, word_problem
 from workloads.generators.world import LEXICON_FILES
-from workloads.loading import SUFFIXES, read_records
+from workloads.loading import data_file, read_records
 from workloads.schema import Completion, DataError, Request, Workload, WorkloadConfig
 
 TASK = "test"
@@ -121,16 +121,10 @@ class Gsm8k(Workload):
 
 def _files(data: Path) -> tuple[Path, Path | None]:
     """The file of the problems, and that of the examples if `data` is a directory that has one."""
-    if not data.is_dir():
-        return data, None
-    found = {
-        name: next((path for suffix in SUFFIXES if (path := data / f"{name}{suffix}").is_file()), None)
-        for name in (TASK, EXAMPLES_FILE)
-    }
-    problems = found[TASK]
+    problems = data_file(data, (TASK,))
     if problems is None:
         raise DataError(f"{data}: holds no GSM8K problems; expected test.jsonl in it.")
-    return problems, found[EXAMPLES_FILE]
+    return problems, data_file(data, (EXAMPLES_FILE,)) if data.is_dir() else None
 
 
 def _generated(*parts: object) -> Gsm8kRecord:

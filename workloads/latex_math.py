@@ -3,7 +3,8 @@ r"""Are two LaTeX answers the same mathematics? A small reader of LaTeX into sym
 The reader knows numbers, fractions, roots, powers, pi, products with and without a sign, a few functions, tuples,
 intervals, sets, matrices, equations and inequalities, and nothing else: `UnreadableError` for the rest. Text is never
 evaluated as code. Run as a program it answers lines of JSON, `[a, b]` with `true`, `false` or `null` (unreadable), and
-ends itself at a question that needs more than `LIMIT_S` seconds of processor time. It must run without its package.
+ends itself at a question that needs more processor time than its argument allows, in seconds. It must run without its
+package.
 Source: card `_verifiers.md`, section 2.
 """
 
@@ -20,7 +21,6 @@ from typing import Any
 
 import sympy
 
-LIMIT_S = 3.0
 TOLERANCE = 1e-4
 """Relative, where one of two numbers is written with a decimal point."""
 MEMORY_BYTES = 4 << 30
@@ -336,17 +336,19 @@ def _same_value(a: Any, b: Any) -> bool:
     return bool(sympy.simplify(a - b) == 0)
 
 
-def main() -> None:
+def main(limit_s: float) -> None:
     """Serves until its input ends. A question over its time, or out of memory, ends the process: nobody need watch."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes the pipe
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also in the middle of C code
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     print("ready", flush=True)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
         answer = equal(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import select
 import subprocess
 import sys
 import threading
@@ -16,15 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("latex_math.py")  # imported, it would bring sympy into this process
-START_S = 120.0
-WAIT_S = 60.0
-"""Of the wall clock; the child ends itself after three seconds of its own time, so a busy machine changes no score."""
+LIMIT_S = 3.0
+"""Of the child's own processor time, so that a busy machine changes no score."""
 
 
 class Worker:
-    """The process, started at the first question."""
+    """The process, started at the first question; it ends itself over one that needs more than `limit_s`."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = limit_s
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
@@ -48,7 +47,7 @@ class Worker:
         try:
             process.stdin.write(f"{question}\n")
             process.stdin.flush()
-            reply = _line(process, WAIT_S)
+            reply = _line(process)
         except BrokenPipeError:
             reply = ""
         except BaseException:  # Ctrl-C: a late reply must not answer the next question
@@ -62,22 +61,21 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(PROGRAM)],
+                [sys.executable, "-P", str(PROGRAM), str(self._limit_s)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
-            if not _line(self._process, START_S):
+            if not _line(self._process):
                 raise RuntimeError("the process that compares answers does not start; is sympy installed?")
         return self._process
 
 
-def _line(process: subprocess.Popen[str], seconds: float) -> str:
-    """Its next line; empty if it ends, or says nothing for so long. It only writes when asked: nothing is buffered."""
+def _line(process: subprocess.Popen[str]) -> str:
+    """Its next line; empty if it has ended, as it does itself: no wall clock runs here."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], seconds)
-    return process.stdout.readline() if ready else ""
+    return process.stdout.readline()
 
 
 _WORKER = Worker()

@@ -146,7 +146,10 @@ class Engine(ABC):
 
     @abstractmethod
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[Chunk]:
-        """Runs the prompts together; tokens come as they are made. `EngineError` "timed out" ends a hung engine."""
+        """Runs the prompts together; tokens come as they are made. `EngineError` "timed out" ends a hung engine.
+
+        Closed early, it cancels what is not done.
+        """
 
     @abstractmethod
     def cancel(self, index: int) -> None:

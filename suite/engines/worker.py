@@ -1,7 +1,8 @@
 """A library as an engine in a child process: `python -m suite.engines.worker FD BACKEND SETTINGS`.
 
-The parent writes one JSON line per call into the socket FD and reads one per event back. Imports nothing but the
-standard library and the one backend, so it also runs in an environment that has none of the suite's dependencies.
+The parent writes one JSON line per call into the socket FD and reads one per event back. The call "cancel" ends a
+stream early, or the one prompt of it with this index. Imports nothing but the standard library and the one backend, so
+it also runs in an environment that has none of the suite's dependencies.
 `SETTINGS` is JSON: model, directory, dtype, threads, window. Stamps are `time.perf_counter_ns()`, which on Linux is one
 clock for all processes.
 """
@@ -15,7 +16,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol, TextIO
+from contextlib import closing
+from typing import Any, Protocol, TextIO, cast
 
 Event = tuple[int, list[int], int, list[float]]
 """(prompt number, token ids, time stamp, log-probabilities where they are wanted)."""
@@ -26,9 +28,12 @@ Calls = queue.SimpleQueue[dict[str, Any] | None]
 class Backend(Protocol):
     """What a module of `suite.engines.backends` makes from the settings with its `make`."""
 
-    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]: ...
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]:
+        """Tokens as they are made; closed early, it gives the prompts up."""
+        ...
 
-    def cancel(self, number: int) -> None: ...
+    def cancel(self, number: int) -> None:
+        """Gives one prompt of the stream up."""
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -51,9 +56,11 @@ def serve(connection: socket.socket, backend: Backend) -> None:
             before = backend.metrics()
             send({"before": before, "largest": _largest(backend, call["prompts"], before)})
         elif call["call"] == "stream":
-            for event in backend.stream(call["prompts"]):
-                send({"chunk": event})
-                _cancel(backend, calls)
+            with closing(cast(Any, backend.stream(call["prompts"]))) as events:
+                for event in events:
+                    send({"chunk": event})
+                    if _cancelled(backend, calls):
+                        break
             send({"end": True})
 
 
@@ -64,14 +71,17 @@ def _listen(incoming: TextIO, calls: Calls) -> None:
     calls.put(None)
 
 
-def _cancel(backend: Backend, calls: Calls) -> None:
-    """During a stream nothing else is asked; what comes too late is passed over."""
+def _cancelled(backend: Backend, calls: Calls) -> bool:
+    """Whether the whole stream is to end. During it only cancels are asked for; those that come too late do nothing."""
     while not calls.empty():
         call = calls.get()
         if call is None:
             calls.put(None)
-            return
+            return True
+        if call["index"] is None:
+            return True
         backend.cancel(call["index"])
+    return False
 
 
 def _largest(backend: Backend, prompts: list[dict[str, Any]], largest: dict[str, float]) -> dict[str, float]:

@@ -55,9 +55,15 @@ class WorkerEngine(Engine):
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[Chunk]:
         self._write({"call": "stream", "prompts": [dataclasses.asdict(prompt) for prompt in prompts]})
         deadline = time.monotonic() + self.limits.generate_s
-        while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
-            index, ids, ns, logprobs = event["chunk"]
-            yield Chunk(index, tuple(ids), ns, tuple(logprobs))
+        try:
+            while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
+                index, ids, ns, logprobs = event["chunk"]
+                yield Chunk(index, tuple(ids), ns, tuple(logprobs))
+        except GeneratorExit:
+            self._write({"call": "cancel", "index": None})
+            while "chunk" in self._read("died", self.limits.generate_s, deadline):
+                pass  # it was on its way
+            raise
 
     def cancel(self, index: int) -> None:
         self._write({"call": "cancel", "index": index})

@@ -95,7 +95,7 @@ def voted(samples: Samples, chosen: Sequence[int], tie: Tie) -> tuple[float, boo
     return float(samples.correct[samples.classes[first]]), len(best) > 1
 
 
-def close(outcome: Outcome, **figures: float) -> None:
+def assert_figures(outcome: Outcome, **figures: float) -> None:
     assert {name: getattr(outcome, name) for name in figures} == pytest.approx(figures)
 
 
@@ -127,29 +127,31 @@ def test_all_subsets_or_many_and_the_same_ones_every_time() -> None:
 
 
 def test_a_majority_is_the_mean_over_subsets_not_one_draw() -> None:
-    """Of aab, abb, aab, ...: two a's of three answers win in some subsets and lose in others."""
-    close(majority(stored([1, 2, 3, 4], "abab"), 3), accuracy=0.5, gen_tokens=7.5, seq_tokens=3.75, tie_rate=0.0)
+    """Of abab two subsets are mostly a and two mostly b; one draw would say 0 or 1."""
+    assert_figures(
+        majority(stored([1, 2, 3, 4], "abab"), 3), accuracy=0.5, gen_tokens=7.5, seq_tokens=3.75, tie_rate=0.0
+    )
 
 
 @pytest.mark.parametrize(("tie", "accuracy"), [("first", 0.0), ("random", 1 / 3), ("shortest", 1.0)])
 def test_tie_rules(tie: Tie, accuracy: float) -> None:
-    close(majority(stored([30, 10, 20], "bac"), 3, tie=tie), accuracy=accuracy, tie_rate=1.0)
+    assert_figures(majority(stored([30, 10, 20], "bac"), 3, tie=tie), accuracy=accuracy, tie_rate=1.0)
 
 
 def test_no_answer_never_wins() -> None:
-    close(majority(stored([1, 1, 1, 1], "---a"), 4), accuracy=1.0, tie_rate=0.0)
-    close(majority(stored([1, 1], "--"), 2), accuracy=0.0, tie_rate=0.0)
+    assert_figures(majority(stored([1, 1, 1, 1], "---a"), 4), accuracy=1.0, tie_rate=0.0)
+    assert_figures(majority(stored([1, 1], "--"), 2), accuracy=0.0, tie_rate=0.0)
 
 
 def test_a_class_of_negative_weight_can_win_and_an_absent_one_cannot() -> None:
-    close(weighted_majority(stored([1, 1, 1], "abb", rewards=[-1, -2, -3]), 3), accuracy=1.0)
+    assert_figures(weighted_majority(stored([1, 1, 1], "abb", rewards=[-1, -2, -3]), 3), accuracy=1.0)
 
 
 def test_weighted_votes_and_their_normalised_variant_differ() -> None:
     """0.9 against 0.6 + 0.5; min-max makes it 1 against 0.25 + 0."""
     samples = stored([1, 1, 1], "abb", rewards=[0.9, 0.6, 0.5])
-    close(weighted_majority(samples, 3), accuracy=0.0)
-    close(weighted_majority(samples, 3, normalised=True), accuracy=1.0)
+    assert_figures(weighted_majority(samples, 3), accuracy=0.0)
+    assert_figures(weighted_majority(samples, 3, normalised=True), accuracy=1.0)
 
 
 def test_equal_rewards_normalise_to_a_majority() -> None:
@@ -185,11 +187,11 @@ def test_random_scores_choose_like_a_single_sample() -> None:
 def test_compute_counts_cancelled_chains() -> None:
     """Three chains ran ten tokens each until the first ended: 30 tokens, not its 10."""
     outcome = first_finish(stored([10, 20, 30], "abc"), 3)
-    close(outcome, accuracy=1.0, gen_tokens=30.0, seq_tokens=10.0, finished_only_tokens=10.0)
-    close(
+    assert_figures(outcome, accuracy=1.0, gen_tokens=30.0, seq_tokens=10.0, finished_only_tokens=10.0)
+    assert_figures(
         first_finish(stored([10, 20, 30], "abc"), 3, m=2), gen_tokens=50.0, seq_tokens=20.0, finished_only_tokens=30.0
     )
-    close(majority(stored([10, 20, 30], "abc"), 3), gen_tokens=60.0, seq_tokens=30.0)
+    assert_figures(majority(stored([10, 20, 30], "abc"), 3), gen_tokens=60.0, seq_tokens=30.0)
 
 
 @given(some_samples())
@@ -201,45 +203,47 @@ def test_compute_is_at_least_k_times_the_shortest(made: tuple[Samples, int]) -> 
 
 def test_two_answers_tie_and_the_shortest_chains_wins() -> None:
     samples = stored([20, 10, 90], "bac")
-    close(first_finish(samples, 3, m=2), accuracy=1.0, tie_rate=1.0)
-    close(first_finish(samples, 3, m=2, tie="first"), accuracy=0.0, tie_rate=1.0)
+    assert_figures(first_finish(samples, 3, m=2), accuracy=1.0, tie_rate=1.0)
+    assert_figures(first_finish(samples, 3, m=2, tie="first"), accuracy=0.0, tie_rate=1.0)
 
 
 def test_chains_that_end_together_are_admitted_by_index() -> None:
-    close(first_finish(stored([5, 5, 5], "bac"), 3), accuracy=0.0)
-    close(first_finish(stored([5, 5, 5, 9], "abba"), 4, m=3), accuracy=0.0, seq_tokens=5.0, gen_tokens=20.0)
+    assert_figures(first_finish(stored([5, 5, 5], "bac"), 3), accuracy=0.0)
+    assert_figures(first_finish(stored([5, 5, 5, 9], "abba"), 4, m=3), accuracy=0.0, seq_tokens=5.0, gen_tokens=20.0)
 
 
 def test_a_chain_that_the_limit_cut_off_never_finishes_first() -> None:
     samples = stored([10, 10, 12], "bba", unfinished=[0, 1])
-    close(first_finish(samples, 3), accuracy=1.0, seq_tokens=12.0, gen_tokens=32.0)
-    close(first_finish(samples, 3, m=2), accuracy=1.0, seq_tokens=12.0, finished_only_tokens=12.0)
-    close(first_finish(stored([9, 9], "ab", unfinished=[0, 1]), 2), accuracy=0.0, seq_tokens=9.0, gen_tokens=18.0)
-    close(majority(samples, 3), accuracy=0.0)
+    assert_figures(first_finish(samples, 3), accuracy=1.0, seq_tokens=12.0, gen_tokens=32.0)
+    assert_figures(first_finish(samples, 3, m=2), accuracy=1.0, seq_tokens=12.0, finished_only_tokens=12.0)
+    assert_figures(
+        first_finish(stored([9, 9], "ab", unfinished=[0, 1]), 2), accuracy=0.0, seq_tokens=9.0, gen_tokens=18.0
+    )
+    assert_figures(majority(samples, 3), accuracy=0.0)
 
 
 def test_a_chain_without_an_answer_takes_a_place_unless_answers_are_required() -> None:
     samples = stored([5, 7, 9], "-ab")
-    close(first_finish(samples, 3), accuracy=0.0, seq_tokens=5.0)
-    close(first_finish(samples, 3, counts="answered"), accuracy=1.0, seq_tokens=7.0, gen_tokens=19.0)
+    assert_figures(first_finish(samples, 3), accuracy=0.0, seq_tokens=5.0)
+    assert_figures(first_finish(samples, 3, counts="answered"), accuracy=1.0, seq_tokens=7.0, gen_tokens=19.0)
 
 
 def test_the_oracle_stops_at_the_shortest_right_chain() -> None:
     samples = stored([5, 7, 9, 11], "baab")
-    close(first_finish(samples, 4, counts="correct"), accuracy=1.0, seq_tokens=7.0)
+    assert_figures(first_finish(samples, 4, counts="correct"), accuracy=1.0, seq_tokens=7.0)
     assert first_finish(samples, 2, counts="correct").accuracy == pytest.approx(pass_at_k(4, 2, 2))
 
 
 def test_waiting_for_all_is_a_majority() -> None:
     samples = stored([4, 9, 2, 7, 7], "abacb")
     for k in (1, 2, 3, 4, 5):
-        close(first_finish(samples, k, m=k, tie="first"), **vars(majority(samples, k)))
-        close(last_finish(samples, k, m=k), **vars(majority(samples, k)))
+        assert_figures(first_finish(samples, k, m=k, tie="first"), **vars(majority(samples, k)))
+        assert_figures(last_finish(samples, k, m=k), **vars(majority(samples, k)))
 
 
 def test_the_longest_vote_and_all_are_waited_for() -> None:
-    close(last_finish(stored([1, 9, 5], "bac"), 3), accuracy=1.0, seq_tokens=9.0, gen_tokens=15.0)
-    close(last_finish(stored([1, 9, 5], "bca", unfinished=[1]), 3), accuracy=1.0, seq_tokens=9.0)
+    assert_figures(last_finish(stored([1, 9, 5], "bac"), 3), accuracy=1.0, seq_tokens=9.0, gen_tokens=15.0)
+    assert_figures(last_finish(stored([1, 9, 5], "bca", unfinished=[1]), 3), accuracy=1.0, seq_tokens=9.0)
 
 
 @given(
@@ -251,7 +255,9 @@ def test_early_stopping_follows_its_words(made: tuple[Samples, int], counts: Cou
     """m = 1 by the rank formula, the others by votes over subsets: both are what happens, chain by chain."""
     samples, k = made
     for m in range(1, k + 1):
-        close(first_finish(samples, k, m=m, counts=counts, tie=tie), **vars(by_enumeration(samples, k, m, counts, tie)))
+        assert_figures(
+            first_finish(samples, k, m=m, counts=counts, tie=tie), **vars(by_enumeration(samples, k, m, counts, tie))
+        )
 
 
 @pytest.mark.parametrize(
@@ -289,5 +295,8 @@ def test_length_auc_is_within_a_question() -> None:
 def test_arrays_must_fit() -> None:
     with pytest.raises(ValueError, match="one value of each kind for every answer"):
         replace(stored([1, 2], "ab"), rewards=np.zeros(3))
+    for classes in ([1, 0], [1, 1], [0, 2]):
+        with pytest.raises(ValueError, match="index of its first member"):
+            replace(stored([1, 2, 3], "ab-"), classes=np.array([*classes, -1]))
     with pytest.raises(ValueError, match="m is between 1 and k"):
         first_finish(stored([1, 2], "ab"), 1, m=2)

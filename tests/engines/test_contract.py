@@ -115,6 +115,14 @@ def test_an_end_token_ends_its_prompt_and_no_other(engine: Engine, expected: lis
     assert second.token_ids == expected[1][:stop]
 
 
+def test_a_stream_that_is_closed_early_is_cancelled(engine: Engine, expected: list[list[int]]) -> None:
+    """The next call gets its own tokens, and does not wait for the old ones."""
+    stream = engine.stream([replace(prompt, max_new_tokens=90) for prompt in PROMPTS])
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert [output.token_ids for output in engine.generate(PROMPTS)] == expected
+
+
 def test_it_is_ready_and_its_memory_is_its_own(engine: Engine) -> None:
     assert engine.ready()
     memory, used = engine.peak_memory_bytes(), engine.cpu_seconds()

@@ -65,7 +65,9 @@ def _next(row, scripts, started):
             started.append(row)
         return ord(scripts[started.index(row)][len(row.ids)])
     before = "".join(map(chr, (*row.parent.all_ids, *row.ids)))
-    return ord(next(script[len(before)] for script in scripts if script.startswith(before)))
+    known = [script[len(before)] for script in scripts if script.startswith(before) and len(script) > len(before)]
+    assert known, f"no script goes on behind {before!r}"
+    return ord(known[0])
 
 
 def chain(name, thinking, answer, closing=CLOSE):

@@ -23,7 +23,7 @@ TRUNCATED = "Let us see.\n\n6 * 3 = "
 
 @pytest.fixture
 def worker() -> Iterator[symbolic.Worker]:
-    made = symbolic.Worker()
+    made = symbolic.Worker(limit_s=0.2)
     yield made
     made.close()
 
@@ -235,7 +235,7 @@ def test_one_process_answers_all_and_is_ended(worker: symbolic.Worker) -> None:
 def test_the_process_ends_with_a_killed_parent() -> None:
     """Also in the middle of a question: the limit is the child's own."""
     code = (
-        "import threading, time; from workloads.symbolic import _WORKER as w; w.equal('1', 'x');"
+        "import threading, time; from workloads.symbolic import Worker; w = Worker(0.5); w.equal('1', 'x');"
         "print(w._process.pid, flush=True);"
         "threading.Thread(target=w.equal, args=('9^{9^{9^9}}', '1')).start(); time.sleep(0.3);"
         "import os; os.kill(os.getpid(), 9)"

@@ -19,9 +19,12 @@ class Stamps(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
     def __init__(self) -> None:
         self.steps: queue.Queue[tuple[list[int], int] | BaseException | None] = queue.Queue()
         self._prompt = True
+        self.given_up = False
 
     def put(self, value: torch.Tensor) -> None:
-        """`value` [B]: the batch's next tokens."""
+        """`value` [B]: the batch's next tokens. Nobody wants more: raising ends `generate`."""
+        if self.given_up:
+            raise RuntimeError("the rest is not wanted")
         if not self._prompt:
             self.steps.put((value.tolist(), time.perf_counter_ns()))
         self._prompt = False
@@ -46,15 +49,18 @@ class TransformersBackend:
         thread = threading.Thread(target=self._run, args=(prompts, stamps), daemon=True)
         thread.start()
         left = [prompt["max_new_tokens"] for prompt in prompts]
-        while (step := stamps.steps.get()) is not None:
-            if isinstance(step, BaseException):
-                raise step
-            tokens, now = step
-            for number, token in enumerate(tokens):
-                if left[number]:
-                    left[number] = 0 if token in prompts[number]["eos_ids"] else left[number] - 1
-                    yield number, [token], now, []
-        thread.join()
+        try:
+            while (step := stamps.steps.get()) is not None:
+                if isinstance(step, BaseException):
+                    raise step
+                tokens, now = step
+                for number, token in enumerate(tokens):
+                    if left[number]:
+                        left[number] = 0 if token in prompts[number]["eos_ids"] else left[number] - 1
+                        yield number, [token], now, []
+        finally:
+            stamps.given_up = True
+            thread.join()
 
     def cancel(self, number: int) -> None:
         """The batch goes on until its last prompt ends."""

@@ -21,13 +21,21 @@ class VllmBackend:
             disable_log_stats=False, **settings["arguments"],
         )  # fmt: skip
         self._calls = 0
+        self._names: list[str] = []
 
     def stream(self, prompts: list[dict[str, Any]]) -> Iterator[Event]:
         """One event per prompt and step."""
         engine, self._calls = self._llm.llm_engine, self._calls + 1
-        for number, prompt in enumerate(prompts):
-            engine.add_request(f"{self._calls}/{number}", inputs(prompt), sampling_parameters(prompt))
-        done = [0] * len(prompts)
+        self._names = [f"{self._calls}/{number}" for number in range(len(prompts))]
+        for name, prompt in zip(self._names, prompts, strict=True):
+            engine.add_request(name, inputs(prompt), sampling_parameters(prompt))
+        try:
+            yield from self._steps()
+        finally:
+            engine.abort_request(self._names)
+
+    def _steps(self) -> Iterator[Event]:
+        engine, done = self._llm.llm_engine, [0] * len(self._names)
         while engine.has_unfinished_requests():
             outputs = engine.step()
             now = time.perf_counter_ns()
@@ -41,7 +49,7 @@ class VllmBackend:
 
     def cancel(self, number: int) -> None:
         """Ends one request of the stream that runs."""
-        self._llm.llm_engine.abort_request([f"{self._calls}/{number}"])
+        self._llm.llm_engine.abort_request([self._names[number]])
 
     def metrics(self) -> dict[str, float]:
         """Gauges and counters by their names without the `vllm:` prefix, summed over labels."""

@@ -93,7 +93,8 @@ class NativeSampler:
         if trace.end == "eos":
             ids = ids[:-1]
         marks = [mark for mark in (instead, *trace.problem.stop) if mark is not None]
-        while any(mark in decode(ids) for mark in marks):
+        start = min((decode(ids).index(mark) for mark in marks if mark in decode(ids)), default=None)
+        while start is not None and len(decode(ids)) > start:
             ids = ids[:-1]
         dropped = len(trace.ids) - len(ids)
         if not dropped or trace.parent is None:
