@@ -17,7 +17,7 @@ from analysis import statistics
 from analysis.search import FloatArray, Outcome, Samples
 from analysis.statistics import Estimate
 
-Budget = Literal["gen_tokens", "seq_tokens", "size"]
+Budget = Literal["gen_tokens", "seq_tokens", "verifier_passes", "size"]
 Method = Callable[[Samples, int], Outcome]
 
 

@@ -66,6 +66,7 @@ class Outcome:
 
     `gen_tokens` counts what cancelled chains had produced, `seq_tokens` is when the answer is known.
     `finished_only_tokens` leaves cancelled chains out, as the follow-up of First Finish Search prints it: not a cost.
+    `verifier_passes`: scored prefixes, where they were counted.
     """
 
     accuracy: float
@@ -73,6 +74,7 @@ class Outcome:
     seq_tokens: float
     finished_only_tokens: float
     tie_rate: float = 0.0
+    verifier_passes: float = 0.0
 
 
 def subsets(n: int, k: int, most: int = MOST_SUBSETS) -> IntArray:

@@ -432,6 +432,18 @@ EXPERIMENTS = Registry(
             "what the lab for test-time search is: accuracies, lengths, step entropies, quality of its reward models",
         ),
         Entry(
+            "particle_filtering",
+            "suite.experiments.particle_filtering:ParticleFilteringExperiment",
+            "search",
+            "accuracy against tokens on the lab's chains, beside best of n, beam search, voting; ablations",
+        ),
+        Entry(
+            "astar_decoding",
+            "suite.experiments.astar_decoding:AStarExperiment",
+            "search",
+            "tokens, verifier passes and sequential steps at equal accuracy on the lab's chains; ablations",
+        ),
+        Entry(
             "specmquant",
             "suite.experiments.specmquant:SpecMQuantExperiment",
             "decoding",

@@ -1,4 +1,4 @@
-"""Searches on a tree that a test writes down, without a model: every step is one token, its place among its siblings."""
+"""Searches on a tree that a test writes down, without a model: a step is one token, its place among its siblings."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ from statistics import fmean
 import pytest
 
 from suite.methods.search import parallel_tempering, particle_filtering, particle_gibbs
-from suite.methods.search.astar_decoding import AStarConfig, AStarDecoding, Node, edge
+from suite.methods.search.astar_decoding import AStarConfig, AStarDecoding, edge
 from suite.methods.search.beam_search import BeamSearch
 from suite.methods.search.best_of_n import BestOfN
 from suite.methods.search.dvts import DVTS
+from suite.methods.search.frontier import Node
 from suite.methods.search.mcts import MCTS
 from suite.methods.search.parallel_tempering import ParallelTempering
 from suite.methods.search.particle_filtering import Cloud, ParticleFiltering, weights
