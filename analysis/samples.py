@@ -79,3 +79,11 @@ def request_scores(samples: Sequence[Sample]) -> dict[str, float]:
         if sample.score is not None:
             scores.setdefault(sample.request_id, []).append(sample.score)
     return {request: fmean(values) for request, values in scores.items()}
+
+
+def busy_seconds(samples: Sequence[Sample], request_ms: Sequence[float]) -> float:
+    """Time the engine was at work: the requests of one turn are one batch, which its longest one ends."""
+    turns: dict[int, float] = {}
+    for sample, milliseconds in zip(samples, request_ms, strict=True):
+        turns[sample.turn] = max(milliseconds, turns.get(sample.turn, 0.0))
+    return sum(turns.values()) / 1e3

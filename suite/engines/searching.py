@@ -6,32 +6,33 @@ those of the native sampler, by the same look at the tokens; only the numbers th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
+from uuid import uuid4
 
 import numpy as np
 
 from suite.engines.base import Chunk, Engine, Prompt
 from suite.errors import UnitError
 from suite.methods.search.asks import Sampling, Writing
+from suite.methods.search.ledger import Ledger
 from suite.methods.search.marks import Marks
 from suite.methods.search.trace import End, Trace
 from suite.methods.search.writing import text_of, without_end
 from suite.models.language_model import TextModel
 
-_salts = count()
-
 
 @dataclass(eq=False)
 class _Row:
-    """A piece that is being drawn."""
+    """A piece that is being drawn. `made`: tokens of it that came; those behind its end are no part of it."""
 
     parent: Trace
     asked: Sampling
     seed: int
     limit: int
+    made: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     end: End | None = None
@@ -55,32 +56,40 @@ class EngineSampler:
     def __init__(self, engine: Engine, model: TextModel) -> None:
         self._engine, self._model = engine, model
         self._eos = set(model.config.eos_ids)
-        self._salt = f"search-{next(_salts)}"
+        self._salt = uuid4().hex
+        self._hits_before = self._hits()
+        self._prompts: Counter[int] = Counter()
 
-    def prefill(self, roots: Sequence[Trace]) -> list[int]:
-        """Nothing yet: the engine reads a prompt with what it draws behind it."""
-        return [0] * len(roots)
+    def prefill(self, roots: Sequence[Trace]) -> None:
+        """Nothing: the engine reads a prompt with what it draws behind it."""
+
+    def settle(self, roots: Sequence[Trace], ledgers: Sequence[Ledger]) -> None:
+        """The tokens of all prompts, without those that the engine says it had in its cache.
+
+        It does not say whose they were: of searches side by side, or beside a judge that writes, nothing is known.
+        """
+        hits, alone = self._hits(), {*self._prompts} == {id(ledger) for ledger in ledgers} and len(ledgers) == 1
+        known = alone and hits is not None and self._hits_before is not None
+        for ledger in ledgers:
+            found = round((hits or 0.0) - (self._hits_before or 0.0))
+            ledger.prefill(self._prompts[id(ledger)] - found if known else None)
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask. Of rows called off, what the engine had sent until then is theirs."""
         groups = [[self._row(ask, index) for index in range(len(ask.parents))] for ask in asked]
         rows = [row for group in groups for row in group]
-        hits = self._hits()
         while waiting := [row for row in rows if row.open]:
             self._stream(waiting, {id(row): group for group in groups for row in group})
-        after = self._hits()
         for ask, group in zip(asked, groups, strict=True):
-            lengths, contexts = [len(row.ids) for row in group], [len(row.before) for row in group]
+            lengths, contexts = [row.made for row in group], [len(row.before) for row in group]
             ask.ledger.sampled(lengths, contexts, sum(row.cancelled for row in group))
-            alone = hits is not None and after is not None and len(groups) == 1
-            ask.ledger.prefill(sum(contexts) - round(after - hits) if alone else None)  # type: ignore[operator]
         return [[self._child(row) for row in group] for group in groups]
 
     def write(self, asked: Sequence[Writing]) -> list[Trace]:
         """Texts put behind traces: they are part of the next request's prompt, and counted with it."""
         children = []
         for ask in asked:
-            parent, _ = without_end(self._model.tokenizer, ask.parent, ask.instead)
+            parent, _ = without_end(self._model, ask.parent, ask.instead)
             ids = tuple(self._model.tokenizer.encode(ask.text))
             text = text_of(self._model, parent, ids)
             children.append(Trace(parent.problem, parent, ids, text, (0.0,) * len(ids), drawn=False))
@@ -97,15 +106,18 @@ class EngineSampler:
 
     def _stream(self, rows: Sequence[_Row], groups: dict[int, list[_Row]]) -> None:
         """One request for each row, to its end. One that stops at opening newlines is open still."""
-        known = [len(row.ids) for row in rows]
-        for chunk in self._engine.stream([self._prompt(row) for row in rows]):
+        prompts, before = [self._prompt(row) for row in rows], [row.made for row in rows]
+        for row, prompt in zip(rows, prompts, strict=True):
+            self._prompts[id(row.asked.ledger)] += len(prompt.ids)
+        for chunk in self._engine.stream(prompts):
             row = rows[chunk.index]
+            row.made += len(chunk.token_ids)
             if row.open:
                 self._take(row, chunk)
                 for other in _called_off(groups[id(row)]):
                     other.cancelled = True
                     self._engine.cancel(rows.index(other))
-        if any(row.open and len(row.ids) == before for row, before in zip(rows, known, strict=True)):
+        if any(row.open and row.made == made for row, made in zip(rows, before, strict=True)):
             raise UnitError(f"{self._engine.name} gave no more tokens for a text that was not at its end.")
 
     def _prompt(self, row: _Row) -> Prompt:

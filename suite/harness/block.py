@@ -24,7 +24,7 @@ from workloads.schema import Completion, Request, Workload
 
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import TextModel
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Unit:
 class Setting:
     """What all blocks of a run share."""
 
-    model: LanguageModel
+    model: TextModel
     threads: int
     energy: EnergyCounter | None
     gpus: GpuSampler
@@ -160,7 +160,7 @@ class BlockRun:
 
         protocol = self._spec.protocol
         counted = [shortened(request, protocol.counted_steps) for request in self._requests[: protocol.counted]]
-        if not counted:
+        if not counted or not unit.entrant.contender.inside:
             return
         self._setting.tick(f"{self._spec.workload.task}: counting {unit.spec.method.name}")
         model = self._setting.model

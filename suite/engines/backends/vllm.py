@@ -8,7 +8,6 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 
-
 Event = tuple[int, list[int], int, list[float]]
 
 

@@ -72,9 +72,8 @@ class Scoring(Ask[list[tuple[float, ...]]]):
 class Sampler(Protocol):
     """Draws and writes the pieces that searches ask for; what it costs goes to the asks' ledgers."""
 
-    def prefill(self, roots: Sequence[Trace]) -> list[int]:
-        """A batch begins with the bare prompts -> tokens of each that were computed now."""
-        ...
+    def prefill(self, roots: Sequence[Trace]) -> None:
+        """A batch begins with the bare prompts."""
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask, in the order of its parents."""
@@ -83,6 +82,9 @@ class Sampler(Protocol):
     def write(self, asked: Sequence[Writing]) -> list[Trace]:
         """Traces with the texts behind them."""
         ...
+
+    def settle(self, roots: Sequence[Trace], ledgers: Sequence[Ledger]) -> None:
+        """The batch is over: what has been computed of prompts and texts, as far as it is not counted yet."""
 
 
 MakeSampler = Callable[["Meter"], Sampler]

@@ -62,15 +62,15 @@ class SearchMethod(Method):
     async def search(self, policy: Policy, verifier: Verifier, config: Any) -> Answer:
         """The answer to the policy's problem. What is awaited is all it costs."""
 
-    def refusal(self, model: LanguageModel, config: Any) -> str | None:
+    def refusal(self, model: TextModel, config: Any) -> str | None:
         """Branches know no sliding window, and not every judge reads every model's texts."""
-        if not Forest.fits(model.config):
+        if isinstance(model, LanguageModel) and not Forest.fits(model.config):
             return f"{model.name} has layers with a sliding window, over which texts cannot be forked yet"
         name = getattr(config, "verifier", None)
         why = None if name is None else make_judge(name).refusal(model)
         return None if why is None else f"verifier {name}: {why}"
 
-    def prepare(self, model: LanguageModel, config: Any) -> None:
+    def prepare(self, model: TextModel, config: Any) -> None:
         """Loads the judge, where there is one."""
         name = getattr(config, "verifier", None)
         if name is not None:
@@ -104,25 +104,29 @@ class SearchGenerator:
         """One batch; completions in the order of the requests."""
         prompts = [self._model.encode(request) for request in requests]
         problems = [Problem.of(request, prompt.ids) for request, prompt in zip(requests, prompts, strict=True)]
+        sampler = self._sampler(meter)
         for problem in problems:
             meter.start(problem.id, len(problem.ids))
-        done = dict(self._searched(problems, meter))
+        done = dict(self._searched(problems, sampler, meter))
         judged = (EXACT,) if self._judge is not None and self._judge.exact else ()
         for index, prompt in enumerate(prompts):
             yield _completion(requests[index], done[index], (*prompt.notes, *judged), meter)
 
-    def _searched(self, problems: Sequence[Problem], meter: Meter) -> Iterator[tuple[int, tuple[Answer, Ledger]]]:
+    def _searched(
+        self, problems: Sequence[Problem], sampler: Sampler, meter: Meter
+    ) -> Iterator[tuple[int, tuple[Answer, Ledger]]]:
         """All problems side by side; an answer's tokens are known when its search is over."""
-        sampler, ledgers = self._sampler(meter), [Ledger() for _ in problems]
+        ledgers = [Ledger() for _ in problems]
         if self._judge is not None:
             self._judge.begin(self._model)
+            self._judge.lend(sampler)
         policies = [
             Policy(problem, self._config.temperature, self._config.top_p, ledger)
             for problem, ledger in zip(problems, ledgers, strict=True)
         ]
         meter.phase("prefill")
-        for ledger, tokens in zip(ledgers, sampler.prefill([policy.root for policy in policies]), strict=True):
-            ledger.prefill(tokens)
+        roots = [policy.root for policy in policies]
+        sampler.prefill(roots)
         meter.phase("decode")
         aggregate: Aggregate = getattr(self._config, "aggregate", "prod")
         searches = [
@@ -132,6 +136,7 @@ class SearchGenerator:
             for token in answer.trace.all_ids:
                 meter.token(problems[index].id, token)
             yield index, (answer, ledgers[index])
+        sampler.settle(roots, ledgers)
 
 
 class NativeSearch(SearchGenerator):

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from kernels.sample import sample, statistics
 from suite.methods.search.asks import Sampling, Writing
+from suite.methods.search.ledger import Ledger
 from suite.methods.search.marks import Marks
 from suite.methods.search.trace import End, Trace
+from suite.methods.search.writing import text_of, without_end
 from suite.models.branches import Branch, Forest
 from suite.models.generation import AttentionRead, Meter
 from suite.models.language_model import LanguageModel
-from suite.models.stops import cut_at_stop
 
 
 @dataclass(eq=False)
@@ -51,14 +52,18 @@ class NativeSampler:
         self._eos = set(model.config.eos_ids)
         self._prompt = 0
 
-    def prefill(self, roots: Sequence[Trace]) -> list[int]:
-        """The prompts, but for their last tokens; those are fed with the first draw, and counted here."""
+    def prefill(self, roots: Sequence[Trace]) -> None:
+        """The prompts, but for their last tokens."""
         branches = [self.forest.root() for _ in roots]
         self._prompt = max(len(root.problem.ids) for root in roots)
         self._branches.update(zip(roots, branches, strict=True))
         longer = [(branch, root.problem.ids[:-1]) for root, branch in zip(roots, branches, strict=True)]
         self._append([(branch, ids) for branch, ids in longer if ids])
-        return [len(root.problem.ids) for root in roots]
+
+    def settle(self, roots: Sequence[Trace], ledgers: Sequence[Ledger]) -> None:
+        """Every prompt was fed once."""
+        for root, ledger in zip(roots, ledgers, strict=True):
+            ledger.prefill(len(root.problem.ids))
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask, in the order of its parents."""
@@ -82,29 +87,17 @@ class NativeSampler:
             branch, last = self._behind(parent)
             self._append([(branch, (*last, *ids[:-1]))])
             ask.ledger.prefill(len(ids))
-            child = Trace(parent.problem, parent, ids, self._text(parent, ids), (0.0,) * len(ids), drawn=False)
+            child = Trace(parent.problem, parent, ids, text_of(self.model, parent, ids), (0.0,) * len(ids), drawn=False)
             self._branches[child] = branch
             children.append(child)
         return children
 
     def _without_end(self, trace: Trace, instead: str | None) -> Trace:
-        """The trace as it was before it wrote its end token, or the text `instead`."""
-        ids, decode = trace.ids, self.model.tokenizer.decode
-        if trace.end == "eos":
-            ids = ids[:-1]
-        marks = [mark for mark in (instead, *trace.problem.stop) if mark is not None]
-        start = min((decode(ids).index(mark) for mark in marks if mark in decode(ids)), default=None)
-        while start is not None and len(decode(ids)) > start:
-            ids = ids[:-1]
-        dropped = len(trace.ids) - len(ids)
-        if not dropped or trace.parent is None:
-            return trace
-        if not ids:
-            return trace.parent
-        text, logprobs = self._text(trace.parent, ids), trace.logprobs[:-dropped]
-        shorter = Trace(trace.problem, trace.parent, ids, text, logprobs, drawn=trace.drawn)
-        branch = self._branches[trace]
-        self._branches[shorter] = branch.up_to(branch.length - dropped)
+        """The trace as it was before it wrote its end, with a branch of its own."""
+        shorter, dropped = without_end(self.model, trace, instead)
+        if dropped:
+            branch = self._branches[trace]
+            self._branches[shorter] = branch.up_to(branch.length - dropped)
         return shorter
 
     def _row(self, ask: Sampling, index: int) -> _Row:
@@ -168,14 +161,16 @@ class NativeSampler:
     def _child(self, row: _Row) -> Trace:
         ids = tuple(row.ids)
         child = Trace(
-            row.parent.problem, row.parent, ids, self._text(row.parent, ids), tuple(row.logprobs), row.end, row.reached
+            row.parent.problem,
+            row.parent,
+            ids,
+            text_of(self.model, row.parent, ids),
+            tuple(row.logprobs),
+            row.end,
+            row.reached,
         )
         self._branches[child] = row.branch
         return child
-
-    def _text(self, parent: Trace, ids: tuple[int, ...]) -> str:
-        shown = [token for token in (*parent.all_ids, *ids) if token not in self._eos]
-        return cut_at_stop(self.model.tokenizer.decode(shown), parent.problem.stop)
 
 
 def _choose(logits: Tensor, rows: Sequence[_Row]) -> Tensor:

@@ -8,7 +8,7 @@ from zlib import crc32
 from pydantic import Field
 
 from suite.methods.base import MethodConfig
-from suite.methods.search.asks import Scoring
+from suite.methods.search.asks import Sampler, Scoring
 from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import Judge, JudgeName, Steps, make_judge
 from suite.models.language_model import TextModel
@@ -39,6 +39,9 @@ class FlippedJudge(Judge):
 
     def begin(self, policy: TextModel) -> None:
         self._judge.begin(policy)
+
+    def lend(self, sampler: Sampler) -> None:
+        self._judge.lend(sampler)
 
     def score(self, asked: Sequence[Scoring]) -> list[list[Steps]]:
         scored = self._judge.score(asked)
