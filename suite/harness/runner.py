@@ -138,13 +138,9 @@ class _Run:
             return
         start = time.perf_counter()
         self._tracker.begin(block)
+        elsewhere = self._bench.elsewhere
         units = [
-            Unit(
-                spec,
-                key,
-                self._entrants[contender_id(spec.method)],
-                UnitTelemetry(setting.energy, self._bench.elsewhere),
-            )
+            Unit(spec, key, self._entrants[contender_id(spec.method)], UnitTelemetry(setting.energy, elsewhere))
             for spec, key in zip(block.units, keys, strict=True)
         ]
         run = BlockRun(name, units, workload, _requests(workload, block.units[0]), setting)

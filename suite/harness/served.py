@@ -25,9 +25,7 @@ class ServedContender(Contender):
     inside: ClassVar[bool] = False
 
     def __init__(self, method: Method, config: MethodConfig, model: TextModel, engine: Engine) -> None:
-        super().__init__(
-            method, config, cast("LanguageModel", model)
-        )  # what runs through an engine asks for no weights
+        super().__init__(method, config, cast("LanguageModel", model))  # weights are not asked for
         self._engine = engine
 
     @classmethod

@@ -65,10 +65,9 @@ class _Server:
 
     async def _play(self, body: dict[str, Any], response: web.StreamResponse) -> None:
         ends = tuple(body.get("stop_token_ids", ()))
-        prompt = Prompt(
-            tuple(body["prompt"]), body["max_tokens"], ends, body["temperature"], top_p=body["top_p"], seed=body["seed"],
-            stop=tuple(body.get("stop", ())), logprobs="logprobs" in body,
-        )  # fmt: skip
+        sampling = {name: body[name] for name in ("temperature", "top_p", "seed") if name in body}
+        stop = tuple(body.get("stop", ()))
+        prompt = Prompt(tuple(body["prompt"]), body["max_tokens"], ends, **sampling, stop=stop, logprobs="logprobs" in body)
         chunks: Any = self._engine.stream([prompt])
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
