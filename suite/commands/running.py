@@ -51,11 +51,11 @@ def resume(store_file: Path | None, output: Path | None, as_json: bool) -> int:
 
 
 class Measured(NamedTuple):
-    """A plan's outcome, and the roofline of the machine it was measured on."""
+    """A plan's outcome, and the roofline of the machine it was measured on, where passes were counted."""
 
     outcome: Outcome
     planned: Plan
-    calibration: Calibration
+    calibration: Calibration | None
 
 
 def measure(planned: Plan, sweep: str | None, store: Store) -> Measured:
@@ -80,7 +80,7 @@ def measure(planned: Plan, sweep: str | None, store: Store) -> Measured:
 
 
 def _measure_served(planned: Plan, sweep: str | None, store: Store) -> Measured:
-    """The same with the model in an engine, which is started once and always ended."""
+    """The same with the model in an engine, started once and always ended. Its passes are not seen: no roofline."""
     from suite.harness.served import ServedContender
 
     console, count = stderr(), planned.engine.threads or threads.choose_threads()
@@ -88,13 +88,12 @@ def _measure_served(planned: Plan, sweep: str | None, store: Store) -> Measured:
     engine = _engine(planned, model, count)
     load = partial(ServedContender.of, model=model, engine=engine)
     planned, contenders = load_contenders(planned, cast("LanguageModel", model), load)
-    calibration = ensure_calibration(store, count, console)
     with ExitStack() as stack:
         with console.status(f"starting {engine.name}"):
             stack.enter_context(engine)
         listener = stack.enter_context(progress_bar())
         bench = Bench(model, contenders, store, count, None, listener, engine)
-        return Measured(run_blocks(planned, sweep or start_sweep(store, planned), bench), planned, calibration)
+        return Measured(run_blocks(planned, sweep or start_sweep(store, planned), bench), planned, None)
 
 
 def _engine(planned: Plan, model: TextModel, count: int) -> Engine:
