@@ -16,8 +16,7 @@ FIGURED = SearchFigures(generated=100, sequential=30, prompt_logical=400, prefil
 
 
 def searched(turn: int = 0, **changes):
-    made = sample(f"r{turn}", turn=turn).model_copy(update={"search": replace(FIGURED, **changes)})
-    return made
+    return sample(f"r{turn}", turn=turn).model_copy(update={"search": replace(FIGURED, **changes)})
 
 
 def test_without_a_search_there_are_no_figures():

@@ -67,7 +67,9 @@ class _Server:
         ends = tuple(body.get("stop_token_ids", ()))
         sampling = {name: body[name] for name in ("temperature", "top_p", "seed") if name in body}
         stop = tuple(body.get("stop", ()))
-        prompt = Prompt(tuple(body["prompt"]), body["max_tokens"], ends, **sampling, stop=stop, logprobs="logprobs" in body)
+        prompt = Prompt(
+            tuple(body["prompt"]), body["max_tokens"], ends, **sampling, stop=stop, logprobs="logprobs" in body
+        )
         chunks: Any = self._engine.stream([prompt])
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
