@@ -47,7 +47,7 @@ class Comparison:
     `method` names the method with all its options, `label` with those only that tell it from others of the contest.
     `ratios` are speed-ups over the dense baseline with 95% intervals, from `pairs` sample pairs; empty for the baseline
     itself and where there is none. `score_change` is the paired difference of scores to the baseline.
-    `placement` means are over units. `problems` says why units are unstable, gated or failed.
+    `placement` means are over units. `problems` says why units are unstable, gated or failed. `keys` are its units'.
     """
 
     contest: Contest
@@ -67,6 +67,7 @@ class Comparison:
     higher_is_better: bool
     score_change: Estimate | None
     problems: tuple[str, ...]
+    keys: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -86,7 +87,7 @@ class Comparison:
 
     def holds(self, unit: UnitResult) -> bool:
         """True for the units this row was made of."""
-        return (self.contest, self.engine, self.method) == _group_of(unit)
+        return unit.key in self.keys
 
 
 def contest_of(unit: UnitResult) -> Contest:
@@ -182,6 +183,7 @@ def _compare_group(
         higher_is_better=first.higher_is_better,
         score_change=_score_change(pairs),
         problems=tuple(dict.fromkeys(reason for unit in units for reason in problems(unit))),
+        keys=frozenset(unit.key for unit in units),
     )
 
 
@@ -193,7 +195,7 @@ def problems(unit: UnitResult) -> list[str]:
     return [*found, unit.error] if unit.error else found
 
 
-def _stable(units: Sequence[UnitResult]) -> list[UnitResult]:
+def stable_units(units: Sequence[UnitResult]) -> list[UnitResult]:
     """The stable units, or all timed ones if none is stable: an all-noisy run still shows what it saw."""
     timed = [unit for unit in units if is_timed(unit)]
     return [unit for unit in timed if unit.status == "ok"] or timed
@@ -210,7 +212,7 @@ def _pooled_ratios(pairs: Sequence[tuple[UnitResult, UnitResult | None]]) -> Rat
 
 def _group_metrics(units: Sequence[UnitResult], ceilings: Ceilings | None) -> Metrics:
     """Metrics over all tasks: latencies pooled over requests, scores and retention as the mean of the tasks' means."""
-    stable = _stable(units)
+    stable = stable_units(units)
     samples = [sample for unit in stable for sample in timed_samples(unit)]
     memory = [unit.memory.process_peak_bytes for unit in units if unit.memory is not None]
     return {

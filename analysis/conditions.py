@@ -8,6 +8,7 @@ from typing import Any
 from analysis.report_data import RoofPoint
 from suite.harness.measurement import Calibration, UnitResult
 
+REFUSED = "refused"
 ABOVE_CEILING = 1.05
 """A point this far above a measured ceiling is no longer the ceiling's own spread."""
 
@@ -19,8 +20,8 @@ def notes(
     said = []
     if calibration is None:
         said.append("No calibration of this machine is stored, so there is no roofline: `suite roofline --calibrate`.")
-    elif refused := calibration.conditions.get("refused"):
-        said.append(f"Ceilings that varied too much, and are not used: {len(refused)}; see the conditions.")
+    elif varied := refused(calibration):
+        said.append(f"Ceilings that varied too much, and are not used: {len(varied)}; see the machine.")
     above = sum((point.ceiling_fraction or 0.0) > ABOVE_CEILING for point in points)
     if above:
         said.append(
@@ -37,6 +38,11 @@ def notes(
     if left_out:
         said.append(f"{left_out} older units, or units of other machines, are in the store and not shown.")
     return tuple(said)
+
+
+def refused(calibration: Calibration | None) -> tuple[str, ...]:
+    """Ceilings that varied too much to be used, a sentence each."""
+    return tuple(calibration.conditions.get(REFUSED, ())) if calibration is not None else ()
 
 
 def conditions(
@@ -60,7 +66,8 @@ def conditions(
             ("calibrated at", calibration.measured_at),
             ("cost of a call", f"{calibration.call_overhead_us:.2f} µs"),
         ]
-        rows += [(f"calibration: {name}", _printable(value)) for name, value in calibration.conditions.items()]
+        own = {name: value for name, value in calibration.conditions.items() if name != REFUSED}
+        rows += [(f"calibration: {name}", _printable(value)) for name, value in own.items()]
     return tuple((name, value) for name, value in rows if value)
 
 

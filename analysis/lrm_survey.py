@@ -1,21 +1,27 @@
 """The empirical table of the survey of efficient reasoning (arXiv 2503.23077), from this suite's own runs only.
 
-Every answer counts, wrong ones too. Tokens are visible ones; drafted tokens that were thrown away are `hidden_steps`.
+Every answer counts, wrong ones too. What an answer does not show (rejected drafts, chains thrown away, a verifier's
+tokens) is in `hidden_steps`, and ratios are of all generated tokens. What the survey prints is apart, in `lrm_printed`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, median
 
-from analysis.comparison import Comparison
-from analysis.samples import request_scores
-from analysis.taxonomy import place_of
-from suite.harness.measurement import Sample, UnitResult
+from analysis.comparison import Comparison, stable_units
+from analysis.lrm_work import Work, answer_work, generated_tokens, hidden_steps, sequential_tokens
+from analysis.samples import options_text, request_scores
+from analysis.statistics import Estimate
+from analysis.taxonomy import UNPLACED, place_of, training_of
+from suite.harness.measurement import UnitResult
 from suite.registry import WORKLOADS
+from suite.spec import MethodSpec
 
+FAMILY = "reasoning"
+DEFAULT = "default"
 Z = NormalDist().inv_cdf(0.975)
 EQUAL_ACCURACY = 1.0
 """Points of accuracy that a method may lose and still count as equally accurate."""
@@ -23,27 +29,39 @@ EQUAL_ACCURACY = 1.0
 
 @dataclass(frozen=True)
 class SurveyRow:
-    """One method on one reasoning workload; `keys` are the units behind it.
+    """One method in one setting of a reasoning workload; `keys` are the units behind it.
 
-    Accuracy in percent with its 95% Wilson interval. `flops` per answer are the counted ones of
-    a token times its tokens, drafted ones included. `token_ratio` is the
-    baseline's tokens over the method's at equal accuracy, None where the method lost more or there is no baseline.
+    `mean_tokens` and `median_tokens` are visible ones, `generated_tokens` those of all chains, `sequential_tokens`
+    those on the critical path. Accuracy in percent over the answers, with its 95% Wilson interval. The ratios are the
+    baseline's figure over the method's (above 1: less is spent), None where accuracy fell by more than a point
+    (`no_gain`), or without a baseline.
     """
 
     leaf: str
+    training: str
     method: str
-    contest: str
-    accuracy: float
-    low: float
-    high: float
-    answers: int
+    setting: str
+    workload: str
+    model: str
+    is_baseline: bool
+    accuracy: Estimate
     mean_tokens: float
     median_tokens: float
+    generated_tokens: float
+    sequential_tokens: float
     hidden_steps: float
-    flops: float | None
+    work: Work | None
     latency_ms: float | None
     token_ratio: float | None
+    flop_ratio: float | None
+    latency_ratio: float | None
+    no_gain: bool
     keys: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The method, and the setting where it is not the workload's own."""
+        return self.method if self.setting == DEFAULT else f"{self.method}, {self.setting}"
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -55,18 +73,29 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def survey_rows(rows: Sequence[Comparison], units: Sequence[UnitResult]) -> tuple[SurveyRow, ...]:
-    """The table's rows: one per method of a contest whose workload is about reasoning and was scored."""
+    """The table's rows: one per method and setting of a contest whose workload is about reasoning and was scored."""
     found: list[SurveyRow] = []
     for row in rows:
-        workload = row.contest.workload
-        if workload not in WORKLOADS or WORKLOADS[workload].family != "reasoning":
+        if row.contest.workload not in WORKLOADS or WORKLOADS[row.contest.workload].family != FAMILY:
             continue
-        members = [unit for unit in units if row.holds(unit)]
-        if any(request_scores(unit.samples) for unit in members):
-            base = next((one for one in rows if one.is_baseline and one.contest == row.contest), None)
-            rivals = [unit for unit in units if base is not None and base is not row and base.holds(unit)]
-            found.append(_survey_row(row, members, rivals))
+        base = next((one for one in rows if one.is_baseline and one.contest == row.contest), row)
+        rivals = _by_setting(base, units) if base is not row else {}
+        found += [_survey_row(row, own, rivals.get(key, [])) for key, own in _by_setting(row, units).items()]
     return tuple(found)
+
+
+def _by_setting(row: Comparison, units: Sequence[UnitResult]) -> dict[str, list[UnitResult]]:
+    """The scored units of a row, by the workload's options."""
+    found: dict[str, list[UnitResult]] = {}
+    for unit in units:
+        if row.holds(unit) and request_scores(unit.samples):
+            found.setdefault(_setting(unit), []).append(unit)
+    return found
+
+
+def _setting(unit: UnitResult) -> str:
+    """The workload's options: shots, extraction, length of an answer."""
+    return options_text(MethodSpec(name="", options=unit.spec.workload.options)) or DEFAULT
 
 
 def _survey_row(row: Comparison, units: Sequence[UnitResult], baseline: Sequence[UnitResult]) -> SurveyRow:
@@ -75,21 +104,28 @@ def _survey_row(row: Comparison, units: Sequence[UnitResult], baseline: Sequence
     scores = _scores(units)
     low, high = wilson(sum(scores) / 100, len(scores))
     place = place_of(row.name)
-    contest = row.contest
+    no_gain = bool(baseline) and fmean(_scores(baseline)) - fmean(scores) > EQUAL_ACCURACY
+    against = () if no_gain else baseline
     return SurveyRow(
-        leaf=place.lrm if place is not None else "unplaced",
+        leaf=place.lrm if place is not None else UNPLACED,
+        training=training_of(row.name),
         method=row.label,
-        contest=f"{contest.workload} on {contest.model}",
-        accuracy=fmean(scores),
-        low=100 * low,
-        high=100 * high,
-        answers=len(scores),
+        setting=_setting(units[0]),
+        workload=row.contest.workload,
+        model=row.contest.model,
+        is_baseline=row.is_baseline,
+        accuracy=Estimate(fmean(scores), 100 * low, 100 * high, len(scores)),
         mean_tokens=fmean(tokens),
         median_tokens=median(tokens),
-        hidden_steps=fmean(_hidden(sample) for sample in samples),
-        flops=_flops(units),
-        latency_ms=row.metrics["median_e2el_ms"],
-        token_ratio=_token_ratio(units, baseline),
+        generated_tokens=_tokens(units),
+        sequential_tokens=fmean(map(sequential_tokens, samples)),
+        hidden_steps=fmean(map(hidden_steps, samples)),
+        work=answer_work(units),
+        latency_ms=_latency(units),
+        token_ratio=_ratio(_tokens, units, against),
+        flop_ratio=_ratio(_flops, units, against),
+        latency_ratio=_ratio(_latency, units, against),
+        no_gain=no_gain,
         keys=tuple(unit.key for unit in units),
     )
 
@@ -98,33 +134,23 @@ def _scores(units: Sequence[UnitResult]) -> list[float]:
     return [score for unit in units for score in request_scores(unit.samples).values()]
 
 
-def _hidden(sample: Sample) -> int:
-    return sample.drafts.drafted - sample.drafts.accepted if sample.drafts is not None else 0
+def _tokens(units: Sequence[UnitResult]) -> float:
+    return fmean(generated_tokens(sample) for unit in units for sample in unit.samples)
 
 
 def _flops(units: Sequence[UnitResult]) -> float | None:
-    """Mean over the answers: what a token of each phase was counted to cost, times the tokens that its passes were fed.
-
-    The counting pass of a unit is a few steps long, so its own sum is no answer's.
-    """
-    answers: list[float] = []
-    for unit in units:
-        cost = {count.phase: count.flops / count.tokens for count in unit.counts if count.tokens}
-        if "prefill" in cost:
-            decode = cost.get("decode", 0.0)
-            answers += [cost["prefill"] * s.prompt_tokens + decode * _decoded(s) for s in unit.samples]
-    return fmean(answers) if answers else None
+    work = answer_work(units)
+    return work.flops if work is not None else None
 
 
-def _decoded(sample: Sample) -> int:
-    """Tokens that decoding passes were fed: roots and all drafted nodes, or every token but the last."""
-    drafts = sample.drafts
-    return drafts.rounds + drafts.drafted if drafts is not None else len(sample.token_ids) - 1
+def _latency(units: Sequence[UnitResult]) -> float | None:
+    """Median time of an answer in milliseconds, of the stable units as in every table; None where none was timed."""
+    times = [sample.e2el_ms for unit in stable_units(units) for sample in unit.samples]
+    return median(times) if times else None
 
 
-def _token_ratio(units: Sequence[UnitResult], baseline: Sequence[UnitResult]) -> float | None:
-    theirs = _scores(baseline)
-    if not theirs or fmean(theirs) - fmean(_scores(units)) > EQUAL_ACCURACY:
-        return None
-    before, after = (fmean(len(s.token_ids) for unit in side for s in unit.samples) for side in (baseline, units))
-    return before / after
+def _ratio(
+    figure: Callable[[Sequence[UnitResult]], float | None], units: Sequence[UnitResult], baseline: Sequence[UnitResult]
+) -> float | None:
+    before, after = figure(baseline) if baseline else None, figure(units)
+    return before / after if before is not None and after else None

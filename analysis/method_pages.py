@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis import statistics
-from analysis.comparison import contest_of
+from analysis.comparison import Comparison, contest_of
 from analysis.headlines import contest_title
 from analysis.report_data import MethodPage, Past, RoofPoint
 from analysis.samples import request_scores, timed_samples, times_ms
@@ -16,18 +17,25 @@ from suite.registry import METHODS
 
 
 def method_pages(
-    units: Sequence[UnitResult], points: Sequence[RoofPoint], claims: Sequence[Mapping[str, Any]]
+    units: Sequence[UnitResult],
+    rows: Sequence[Comparison],
+    points: Sequence[RoofPoint],
+    claims: Sequence[Mapping[str, Any]],
 ) -> tuple[MethodPage, ...]:
     """One page per method with a unit or a claim, in order of name. `units` are all versions of this machine."""
     by_name: dict[str, list[UnitResult]] = {}
     for unit in units:
         by_name.setdefault(unit.spec.method.name, []).append(unit)
     names = sorted({*by_name, *(claim["slug"] for claim in claims)})
-    return tuple(_page(name, by_name.get(name, []), points, claims) for name in names)
+    return tuple(_page(name, by_name.get(name, []), rows, points, claims) for name in names)
 
 
 def _page(
-    name: str, units: Sequence[UnitResult], points: Sequence[RoofPoint], claims: Sequence[Mapping[str, Any]]
+    name: str,
+    units: Sequence[UnitResult],
+    rows: Sequence[Comparison],
+    points: Sequence[RoofPoint],
+    claims: Sequence[Mapping[str, Any]],
 ) -> MethodPage:
     title, facts = _card_facts(name)
     return MethodPage(
@@ -36,8 +44,15 @@ def _page(
         facts=(*facts, *class_facts(name)),
         points=tuple(point for point in points if point.name == name),
         claims=tuple(index for index, claim in enumerate(claims) if claim["slug"] == name),
+        ablations=_ablations([row for row in rows if row.name == name]),
         history=_history(units),
     )
+
+
+def _ablations(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Rows of a method that differ in their options alone."""
+    rivals = Counter((row.contest, row.engine) for row in rows)
+    return tuple(row for row in rows if rivals[row.contest, row.engine] > 1)
 
 
 def _card_facts(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -9,6 +9,8 @@ from typing import Any
 from analysis.comparison import Comparison, Contest
 from analysis.lrm_survey import SurveyRow
 from analysis.spec_bench import SpecBenchRow
+from analysis.studies import EngineReport, StudyReport
+from suite.harness.measurement import Ceiling
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Stream:
     gb_per_s: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NoisePoint:
+    """What disturbed one unit: spread of its repeats, share of time stolen, cores that others kept busy."""
+
+    unit: str
+    spread: float
+    steal_share: float
+    other_load: float
+    stable: bool
 
 
 @dataclass(frozen=True)
@@ -154,19 +167,26 @@ class Past:
 
 @dataclass(frozen=True)
 class MethodPage:
-    """One method: `facts` are (name, value) pairs to print, `claims` the places of its rows in the ledger."""
+    """One method: `facts` are (name, value) pairs to print, `claims` the places of its rows in the ledger.
+
+    `ablations` are its rows in contests that saw it with more than one set of options.
+    """
 
     name: str
     title: str
     facts: tuple[tuple[str, str], ...]
     points: tuple[RoofPoint, ...]
     claims: tuple[int, ...]
+    ablations: tuple[Comparison, ...]
     history: tuple[Past, ...]
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download."""
+    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download.
+
+    `refused` are the ceilings that varied too much to be used, a sentence each.
+    """
 
     generated_at: str
     machine: str
@@ -182,3 +202,8 @@ class ReportData:
     raw: Mapping[str, Any]
     methods: tuple[MethodPage, ...] = ()
     survey: tuple[SurveyRow, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()
+    refused: tuple[str, ...] = ()
+    noise: tuple[NoisePoint, ...] = ()
+    engines: tuple[EngineReport, ...] = ()
+    studies: tuple[StudyReport, ...] = ()

@@ -56,7 +56,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 def standard_error(values: Sequence[float]) -> float | None:
     """Standard error of the mean; None below two values, where it is unknown rather than zero."""
-    return float(stats.sem(values)) if len(values) > 1 else None
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float:

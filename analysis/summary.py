@@ -12,7 +12,7 @@ from typing import Any
 from analysis import statistics
 from analysis.claims import reproduce_document
 from analysis.comparison import Comparison, Contest, compare, contest_of
-from analysis.conditions import conditions, notes
+from analysis.conditions import conditions, notes, refused
 from analysis.documents import SCHEMA
 from analysis.headlines import contest_title, headlines
 from analysis.lrm_survey import survey_rows
@@ -24,6 +24,7 @@ from analysis.report_data import (
     FrontierPoint,
     HeatCell,
     Latencies,
+    NoisePoint,
     Output,
     Prediction,
     ReportData,
@@ -35,6 +36,7 @@ from analysis.report_data import (
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
+from analysis.studies import engine_reports, study_reports
 from analysis.taxonomy import rule_notes
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
@@ -43,6 +45,7 @@ from suite.harness.store import Store
 OUTPUTS_PER_UNIT = 1
 OUTPUT_UNITS = 500
 """Units whose outputs are in the page; those of the others are in the raw data."""
+NOISE_UNITS = 1000
 
 
 def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportData:
@@ -52,9 +55,12 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     """
     everything = [unit for unit in store.units() if keys is None or unit.key in keys]
     findings = store.findings()
-    if not everything and not findings:
+    documents = {kind: store.documents(kind) for kind in ("engines", "tuning")} if keys is None else {}
+    if not everything and not findings and not any(documents.values()):
         raise NothingMeasuredError(f"there is nothing to report in {store.path}; run `python -m suite run` first.")
-    machine_id = everything[-1].machine_id if everything else findings[-1].machine_id
+    seen = [machine for found in documents.values() for machine in found]
+    seen += [one.machine_id for measured in (findings, everything) for one in measured]
+    machine_id = seen[-1]
     here = [unit for unit in everything if unit.machine_id == machine_id]
     units = newest_blocks(here)
     findings = [finding for finding in findings if finding.machine_id == machine_id]
@@ -62,7 +68,15 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     machine = json.loads(store.machines().get(machine_id, "{}"))
     left_out = len(everything) - len(units)
     data = _report_data(units, findings, calibration, machine, left_out)
-    return replace(data, methods=method_pages(here, data.points, data.claims))
+    rows = [row for contest in data.contests for row in contest.rows]
+    kept = {kind: by.get(machine_id, []) for kind, by in documents.items()}
+    return replace(
+        data,
+        methods=method_pages(here, rows, data.points, data.claims),
+        engines=engine_reports(kept.get("engines", [])),
+        studies=study_reports(kept.get("tuning", [])),
+        raw={**data.raw, **kept},
+    )
 
 
 def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:
@@ -96,6 +110,9 @@ def _report_data(
         streams=_streams(ceilings),
         outputs=_outputs(units, rows),
         survey=survey_rows(rows, units),
+        ceilings=calibration.ceilings if calibration is not None else (),
+        refused=refused(calibration),
+        noise=_noise(units, rows),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
@@ -199,7 +216,7 @@ def _roofs(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[Roof
             continue
         llc = ceilings.calibration.conditions.get("llc_bytes", 0)
         cached = [ceiling for ceiling in sweep if ceiling.size <= llc // 2][-1:]
-        lines = {f"memory ({human_bytes(sweep[-1].size)})": sweep[-1].value}
+        lines = {f"memory ({human_bytes(ceiling.size)})": ceiling.value for ceiling in sweep[-1:] if ceiling.size > llc}
         lines |= {f"cache ({human_bytes(ceiling.size)})": ceiling.value for ceiling in cached}
         label = f"{dtype}, {threads} thread{'s' if threads != 1 else ''}"
         roofs.append(Roof(label, peak.value, lines))
@@ -232,6 +249,21 @@ def _points(
         )
         for unit in units
         for place in placements(unit, ceilings).values()
+    )
+
+
+def _noise(units: Sequence[UnitResult], rows: Sequence[Comparison]) -> tuple[NoisePoint, ...]:
+    """Of the newest units, as many as a figure can show."""
+    return tuple(
+        NoisePoint(
+            f"{_label(unit, rows)}, {unit.spec.workload.name} {unit.spec.workload.task}",
+            unit.noise.spread,
+            unit.noise.steal_share,
+            unit.noise.other_load,
+            unit.status != "unstable",
+        )
+        for unit in units[-NOISE_UNITS:]
+        if unit.noise is not None
     )
 
 

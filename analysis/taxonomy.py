@@ -118,6 +118,15 @@ def class_of(name: str) -> str:
     return UNPLACED if place is None else f"{', '.join(place.where)} · {', '.join(place.needs)} · {place.exact}"
 
 
+def training_of(name: str) -> str:
+    """How much a method trains, as the survey's tables ask: none, calibration, component or full."""
+    place = place_of(name)
+    if place is None:
+        return UNPLACED
+    levels = {"FT": "full", "TC": "component", "CAL": "calibration"}
+    return next((word for code, word in levels.items() if code in place.needs), "none")
+
+
 def class_facts(name: str) -> tuple[tuple[str, str], ...]:
     """The place in words, as (heading, text) pairs: what it acts on, needs, and must hold to."""
     place, known = place_of(name), taxonomy()

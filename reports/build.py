@@ -1,13 +1,16 @@
 """Builds the report: one HTML file that needs no network, and static pictures beside it.
 
 Nothing in the page may run except the two scripts whose hashes its content security policy names. Model output, names
-and error messages are escaped as text, and JSON is embedded without a `<`.
+and error messages are escaped as text, and JSON is embedded without a `<`. What a reader may never look at costs
+nothing before it is asked for: plotly and the figures are text until a plot comes near the window, the raw data is
+compressed until it is downloaded.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,9 +22,11 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from analysis.headlines import contest_title
+from analysis.lrm_printed import printed_rows
 from analysis.report_data import ReportData
-from analysis.wording import number
-from reports import figures, grid_figures, machine_figures, static, style, tables
+from analysis.wording import number, plural
+from reports import figures, grid_figures, machine_figures, pareto, static, style, tables
 
 SHOWN_POINTS = 100
 """Roofline rows of one method in the page."""
@@ -29,6 +34,14 @@ SHOWN_POINTS = 100
 
 class ReportError(ValueError):
     """The report cannot be written where it was asked for; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A figure in the page: its height in pixels and its JSON."""
+
+    height: int
+    json: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ def build_report(data: ReportData, path: Path) -> Written:
 def render(data: ReportData) -> str:
     """The HTML of the report."""
     drawn = _figures(data)
-    scripts = [get_plotlyjs(), _template_text("report.js")]
+    plotly, script = get_plotlyjs(), _template_text("report.js")
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -62,14 +75,22 @@ def render(data: ReportData) -> str:
             data=data,
             columns=tables.columns,
             cells=tables.cells,
+            ablation=tables.ABLATION,
+            contest_title=contest_title,
             interval=style.interval,
-            figures=set(drawn),
+            percent=style.percent,
+            plural=plural,
+            size=style.size,
+            printed=printed_rows() if data.survey else (),
+            figures={
+                name: Embedded(figure.layout.height, _harmless(figure.to_json())) for name, figure in drawn.items()
+            },
             shown_points=SHOWN_POINTS,
-            figures_json=_embedded({name: json.loads(figure.to_json()) for name, figure in drawn.items()}),
-            raw_json=_embedded(data.raw),
+            raw=_compressed(data.raw),
             css=_template_text("report.css"),
-            scripts=scripts,
-            policy=_policy(scripts),
+            plotly=plotly,
+            script=script,
+            policy=_policy([plotly, script]),
         )
     )
 
@@ -79,6 +100,10 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
     drawn = {f"machine-{name}": figure for name, figure in machine_figures.machine_figures(data).items()}
     if (frontier := grid_figures.frontier(data.frontier)) is not None:
         drawn["claims-frontier"] = frontier
+    for index, fronts in enumerate(pareto.survey_fronts(data.survey), start=1):
+        drawn[f"survey-{index}"] = fronts
+    for index, study in enumerate(data.studies, start=1):
+        drawn[f"study-{index}"] = figures.best_so_far(study.best_so_far)
     for index, contest in enumerate(data.contests, start=1):
         for name, figure in figures.contest_figures(contest).items():
             drawn[f"contest-{index}-{name.replace(' ', '-')}"] = figure
@@ -95,10 +120,15 @@ def _policy(scripts: list[str]) -> str:
     )
 
 
-def _embedded(document: Mapping[str, Any]) -> str:
+def _harmless(text: str) -> str:
     """JSON for a script element: without `<` it cannot end the element or open a comment."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _compressed(document: Mapping[str, Any]) -> str:
+    """JSON as base64 of gzip: a tenth of the text, and nothing that a browser has to read before it is wanted."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 @functools.cache

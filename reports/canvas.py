@@ -15,7 +15,7 @@ from reports.style import NEUTRAL
 
 HEIGHT = 320
 """Pixels of a figure whose content needs no more."""
-FADED = 0.35
+FADED = 0.5
 """Opacity of what comes from unstable units."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -16,11 +17,13 @@ from analysis.wording import number, plural
 from reports.canvas import FADED, HEIGHT, error_bars, name_rows, new_figure, set_style
 from reports.grid_figures import heat_maps
 from reports.pareto import pareto
-from reports.style import PHASES, colours, percent
+from reports.style import PALETTE, PHASES, colours, percent
 
 BOX_POINTS = 400
 """More points than this are drawn as outliers only."""
 CURVE_POINTS = 300
+SHOWN_TASKS = 40
+"""Of more tasks those are drawn on which the methods differ most."""
 
 Colours = Mapping[str, str]
 
@@ -177,26 +180,21 @@ def score_retention(rows: Sequence[Comparison], colour: Colours) -> go.Figure | 
     drawn = [row for row in rows if row.metrics["score"] is not None and row.metrics["selected_retention"] is not None]
     if not drawn:
         return None
-    figure = new_figure(HEIGHT, showlegend=False)
+    figure = new_figure(HEIGHT)
     for row in drawn:
         error = row.metrics["score_standard_error"]
         figure.add_scatter(
             x=[row.metrics["selected_retention"]],
             y=[row.metrics["score"]],
             error_y={"type": "data", "array": [error or 0.0], "thickness": 1.5, "width": 5},
-            mode="markers+text",
-            text=[escape(f"  {row.label} {row.score_coverage}")],
-            textposition="middle right",
+            mode="markers",
             cliponaxis=False,
             marker={"size": 12, "color": colour[row.label]},
-            name=escape(row.label),
+            name=escape(f"{row.label} {row.score_coverage}"),
             hovertemplate="reads %{x:.1%} of the cache<br>score %{y:.3~g}",
         )
     top = max(row.metrics["selected_retention"] or 0.0 for row in drawn)
-    figure.update_layout(margin={"r": 96})
-    figure.update_xaxes(
-        title="selected retention: share of the cache read per step", tickformat=".0%", range=[0, 1.06 * top]
-    )
+    figure.update_xaxes(title="share of the cache read per step", tickformat=".0%", range=[0, 1.06 * top])
     direction = "higher" if drawn[0].higher_is_better else "lower"
     figure.update_yaxes(title=f"{escape(drawn[0].score_name or 'score')} ({direction} is better)")
     return figure
@@ -204,13 +202,17 @@ def score_retention(rows: Sequence[Comparison], colour: Colours) -> go.Figure | 
 
 def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | None:
     """Score of every task, with standard errors; one task says nothing that the table does not."""
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    if len(tasks) < 2:
+    by_task: dict[str, list[float]] = {}
+    for score in scores:
+        by_task.setdefault(score.task, []).append(score.score)
+    if len(by_task) < 2:
         return None
+    widest = sorted(by_task, key=lambda task: min(by_task[task]) - max(by_task[task]))[:SHOWN_TASKS]
+    tasks = [task for task in by_task if task in widest]
     figure = new_figure(max(HEIGHT, 110 + 30 * len(tasks)))
     methods = list(dict.fromkeys(score.method for score in scores))
     for rank, method in enumerate(methods):
-        own = [score for score in scores if score.method == method]
+        own = [score for score in scores if score.method == method and score.task in tasks]
         offset = 0.5 * ((rank + 0.5) / len(methods) - 0.5)
         figure.add_scatter(
             x=[score.score for score in own],
@@ -227,7 +229,8 @@ def task_scores(scores: Sequence[TaskScore], colour: Colours) -> go.Figure | Non
             text=[escape(f"{score.task}: {number(score.score)} over {plural(score.n, 'request')}") for score in own],
             hovertemplate="%{text}",
         )
-    figure.update_xaxes(title="score ± standard error")
+    some = f" (the {len(tasks)} of {len(by_task)} tasks that differ most)" if len(tasks) < len(by_task) else ""
+    figure.update_xaxes(title=f"score ± standard error{some}")
     name_rows(figure, tasks)
     return figure
 
@@ -263,4 +266,21 @@ def prediction(predictions: Sequence[Prediction]) -> go.Figure | None:
         figure.update_xaxes(title=PHASES[phase], nticks=5, tickangle=0, row=1, col=column)
     figure.update_layout(barmode="relative", bargap=0.35)
     figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ")
+    return figure
+
+
+def best_so_far(series: Mapping[str, Sequence[float | None]]) -> go.Figure:
+    """How a search went: its best figure after every trial, a line per sampler."""
+    figure = new_figure(HEIGHT)
+    for (name, values), tint in zip(series.items(), itertools.cycle(PALETTE), strict=False):
+        figure.add_scatter(
+            x=list(range(1, len(values) + 1)),
+            y=list(values),
+            mode="lines+markers",
+            name=escape(name),
+            line={"color": tint, "shape": "hv", "width": 2},
+            hovertemplate="trial %{x}: %{y:.4~g}",
+        )
+    figure.update_xaxes(title="trial")
+    figure.update_yaxes(title="best so far")
     return figure

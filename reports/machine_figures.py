@@ -8,16 +8,20 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.report_data import ReportData, Roof, RoofPoint, Stream
+from analysis.report_data import NoisePoint, ReportData, Roof, RoofPoint, Stream
 from analysis.statistics import Estimate
 from analysis.wording import number
-from reports.canvas import FADED, error_bars, new_figure
+from reports.canvas import FADED, HEIGHT, error_bars, new_figure
 from reports.style import NEUTRAL, PHASE_SYMBOLS, colours, percent
 
 
 def machine_figures(data: ReportData) -> dict[str, go.Figure]:
     """Figures that are not of one contest."""
-    candidates = {"roofline": roofline(data.roofs, data.points), "bandwidth": bandwidth(data.streams)}
+    candidates = {
+        "roofline": roofline(data.roofs, data.points),
+        "bandwidth": bandwidth(data.streams),
+        "noise": noise(data.noise),
+    }
     return {name: figure for name, figure in candidates.items() if figure is not None}
 
 
@@ -25,7 +29,7 @@ def roofline(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> go.Figure | 
     """Achieved GFLOP/s over arithmetic intensity, under the measured ceilings."""
     if not points and not roofs:
         return None
-    figure = new_figure(520)
+    figure = new_figure(620)
     span = _intensities(roofs, points)
     for roof, tint in zip(roofs, (NEUTRAL, "#a08256", "#5f9182", "#93709f") * len(roofs), strict=False):
         for (name, bandwidth), dash in zip(roof.bandwidths_gb_per_s.items(), ("solid", "dash"), strict=False):
@@ -41,7 +45,7 @@ def roofline(roofs: Sequence[Roof], points: Sequence[RoofPoint]) -> go.Figure | 
     _add_points(figure, points)
     figure.update_xaxes(title="arithmetic intensity, FLOP per counted byte", type="log", tickformat="~g", dtick=1)
     figure.update_yaxes(title="GFLOP/s", type="log", tickformat="~g", dtick=1)
-    figure.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"})
+    figure.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"l": 48})
     return figure
 
 
@@ -105,4 +109,28 @@ def bandwidth(streams: Sequence[Stream]) -> go.Figure | None:
         )
     figure.update_xaxes(title="working set, bytes (log scale)", type="log", tickformat=".3~s", nticks=8)
     figure.update_yaxes(title="GB/s", rangemode="tozero")
+    return figure
+
+
+def noise(points: Sequence[NoisePoint]) -> go.Figure | None:
+    """What disturbed each unit, in the order of measuring; units that it made unstable are faded."""
+    if not points:
+        return None
+    figure = new_figure(HEIGHT)
+    for words, tint, values in (
+        ("spread of repeats", "#3b7dd8", [point.spread for point in points]),
+        ("time taken by the hypervisor", "#e0812e", [point.steal_share for point in points]),
+        ("cores busy with other processes", "#2a9d74", [point.other_load for point in points]),
+    ):
+        figure.add_scatter(
+            x=list(range(1, len(points) + 1)),
+            y=values,
+            text=[escape(point.unit) for point in points],
+            mode="markers",
+            name=words,
+            marker={"color": tint, "opacity": [0.9 if point.stable else FADED for point in points]},
+            hovertemplate="%{text}: %{y:.1%}<extra>" + words + "</extra>",
+        )
+    figure.update_xaxes(title="units, in the order of measuring")
+    figure.update_yaxes(title="share", tickformat=".0%", rangemode="tozero")
     return figure

@@ -139,6 +139,10 @@ COLUMNS: Sequence[Column] = (
 )
 
 
+TELLING = {"Decode speed-up", "First-token speed-up", "TPOT, ms", "Score", "Δ score", "KV read", "KV stored"}
+ABLATION = tuple(column for column in COLUMNS if column.title in TELLING)
+"""What tells one set of options of a method from another."""
+
 DRAFTING: Sequence[Column] = (
     Column("Tokens/pass", "tau: emitted tokens per target pass, its own included; accepted share of drafts", _TAU),
     Column("Drafting", "share of decoding time that drafting took", metric("draft_time_share", percent)),

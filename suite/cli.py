@@ -187,7 +187,7 @@ def tune_command(
             parameters=parameter or [], slo=bounds or [], transfer=transfer, seed=seed, study=study,
             studies=tune.STUDIES, store=store,
         )  # fmt: skip
-        return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json)
+        return tune_engine.tune(tune_engine.wanted(wishes, engine), output, json, store)
     if not method:
         raise InputError("what is to be tuned? Give a method with --method, or --engine vllm.")
     run_options = RunOptions(
@@ -267,16 +267,26 @@ def reproduce(
     return ledger.reproduce(slugs or [], everything, threads, store, json)
 
 
-@app.command(epilog="Example: python -m suite report -o report.html")
+@app.command(
+    epilog="Example: python -m suite report -o report.html; "
+    "python -m suite report lrm-table --workload gsm8k --hardware h100-sxm"
+)
 def report(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write it.")] = Path("report.html"),
+    kind: Annotated[
+        str, typer.Argument(help="page, or lrm-table: accuracy beside tokens, FLOPs and time, by the survey's tree.")
+    ] = "page",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the page (default report.html).")
+    ] = None,
+    workload: Annotated[str, typer.Option("--workload", "-w", help="lrm-table: only this workload.")] = "",
+    hardware: Annotated[str, typer.Option("--hardware", help="lrm-table: also the roofline's time there.")] = "",
     store: Store = None,
     json: Json = False,
 ) -> int:
-    """One self-contained HTML file of everything in the store."""
+    """One self-contained HTML file of everything in the store; or one table of it."""
     from suite.commands import reporting
 
-    return reporting.report(output, store, json)
+    return reporting.report(kind, reporting.Wanted(output, workload, hardware), store, json)
 
 
 @app.command(epilog="Example: python -m suite export --format parquet -o results/")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suite.cli_options import Dtype, Json, Model, Threads
+from suite.cli_options import Dtype, Json, Model, Store, Threads
 
 engines = typer.Typer(no_args_is_help=True, help="Engines: their environments, and one beside the other.")
 
@@ -31,6 +31,7 @@ def engines_compare(
     dtype: Dtype = "bf16",
     threads: Threads = 0,
     base_url: Annotated[str, typer.Option("--base-url", help="Address of a running server, for engine openai.")] = "",
+    store: Store = None,
     json: Json = False,
 ) -> int:
     """The same prompts on several engines: speed, memory, their own metrics, and whether they say the same."""
@@ -39,7 +40,7 @@ def engines_compare(
     options = command.CompareOptions(
         model, names, batch, prompt_tokens, new_tokens, rounds, dtype, threads, base_url
     )  # fmt: skip
-    return command.compare(options, json)
+    return command.compare(options, store, json)
 
 
 def load_command(

@@ -15,42 +15,55 @@
     return update;
   };
 
-  const figures = JSON.parse(text("figures"));
+  // Plotly takes longer to start than all the rest: it waits until the first plot is wanted.
+  const plotly = () => {
+    if (!window.Plotly) {
+      const script = document.createElement("script");
+      script.textContent = text("plotly");
+      document.head.append(script);
+    }
+    return window.Plotly;
+  };
+
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   // A plot is drawn when it comes near the window, all of them before printing: a report can have hundreds.
-  const drawn = new Set();
-  const draw = (id) => {
-    if (drawn.has(id)) return;
-    drawn.add(id);
-    const { data, layout } = figures[id];
-    Plotly.newPlot(id, data, layout, config).then((plot) => Plotly.relayout(plot, colours(layout)));
+  const drawn = new Map();
+  const draw = (plot) => {
+    if (drawn.has(plot)) return;
+    const { data, layout } = JSON.parse(text(`${plot.id}-figure`));
+    drawn.set(plot, layout);
+    plotly().newPlot(plot, data, layout, config).then(() => Plotly.relayout(plot, colours(layout)));
   };
   const near = new IntersectionObserver(
-    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target.id)),
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
     { rootMargin: "600px" },
   );
-  for (const plot of document.querySelectorAll(".plot")) {
-    plot.style.minHeight = `${figures[plot.id].layout.height}px`;
-    near.observe(plot);
-  }
+  const plots = document.querySelectorAll(".plot");
+  plots.forEach((plot) => near.observe(plot));
   addEventListener("beforeprint", () => {
     for (const closed of document.querySelectorAll("details.method")) closed.open = true;
-    Object.keys(figures).forEach(draw);
+    plots.forEach(draw);
   });
   dark.addEventListener("change", () => {
-    for (const id of drawn) Plotly.relayout(id, colours(figures[id].layout));
+    for (const [plot, layout] of drawn) Plotly.relayout(plot, colours(layout));
   });
 
-  // Files are made when they are asked for: the raw data of a large store takes a while to copy.
-  const offer = (link, content) => {
-    if (link.href.startsWith("blob:")) return;
-    link.href = URL.createObjectURL(new Blob([content()], { type: "application/json" }));
+  // Files are made when they are asked for.
+  const rawData = () => {
+    const bytes = Uint8Array.from(atob(text("raw-data")), (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   };
-  const link = document.getElementById("download");
-  link.addEventListener("click", () => offer(link, () => text("raw-data")));
-  const finding = (index) => JSON.stringify(JSON.parse(text("raw-data")).findings[index], null, 1);
+  const offer = (link, content) => {
+    link.addEventListener("click", async (event) => {
+      if (link.href.startsWith("blob:")) return;
+      event.preventDefault();
+      link.href = URL.createObjectURL(new Blob([await content()], { type: "application/json" }));
+      link.click();
+    });
+  };
+  offer(document.getElementById("download"), rawData);
   for (const raw of document.querySelectorAll(".raw")) {
-    raw.addEventListener("click", () => offer(raw, () => finding(Number(raw.dataset.finding))));
+    offer(raw, async () => JSON.stringify(JSON.parse(await rawData()).findings[Number(raw.dataset.finding)], null, 1));
   }
 
   // A link to a method opens it.

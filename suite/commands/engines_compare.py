@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite.commands.engine_models import engine_model
 from suite.commands.output import interval, number, print_json, progress_bar, stdout, table
+from suite.commands.stores import keep_document
 from suite.commands.wishes import numbers
 from suite.engines import vllm_environment
 from suite.engines.base import Engine, EngineModel, Prompt
@@ -42,7 +43,7 @@ class CompareOptions:
     base_url: str
 
 
-def compare(options: CompareOptions, as_json: bool) -> int:
+def compare(options: CompareOptions, store_file: Path | None, as_json: bool) -> int:
     """Exit code 3 where an engine failed: its row says how, and no average hides it."""
     batches, names = numbers(options.batches, "--batch"), _names(options)
     model = engine_model(options.model, options.dtype, options.prompt_tokens + options.new_tokens)
@@ -53,6 +54,7 @@ def compare(options: CompareOptions, as_json: bool) -> int:
         cells = Comparison(engines, prompts, batches, options.rounds, listener).run()
     document = _document(cells, options, model, threads)
     _weigh(document["outputs"], model, prompts, {cell.batch: cell for cell in cells if cell.engine == REFERENCE})
+    keep_document(store_file, "engines", f"{model.name} {model.dtype} {options}", document)
     if as_json:
         print_json(document)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from suite.commands.output import print_json, stdout
@@ -39,8 +40,28 @@ def check_writable(output: Path, option: str = "-o") -> None:
         ) from error
 
 
-def report(output: Path, store_file: Path | None, as_json: bool) -> int:
-    """Writes the report of everything in the store."""
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `suite report` as given; `output` is the page's, the others are those of `lrm-table`."""
+
+    output: Path | None
+    workload: str
+    hardware: str
+
+
+def report(kind: str, wanted: Wanted, store_file: Path | None, as_json: bool) -> int:
+    """Writes the report of everything in the store, or prints one of its tables."""
+    from suite.commands.survey import lrm_table
+
+    if kind == "lrm-table":
+        if wanted.output is not None:
+            raise InputError("lrm-table is printed, -o is the page's; --json gives it to programs.")
+        return lrm_table(wanted.workload, wanted.hardware, store_file, as_json)
+    if kind != "page":
+        raise InputError(f"there is no report {kind!r}; known: page, lrm-table.")
+    if wanted.workload or wanted.hardware:
+        raise InputError("--workload and --hardware belong to `suite report lrm-table`; the page shows everything.")
+    output = wanted.output or Path("report.html")
     with open_store(store_file) as store:
         files = write_report(store, output)
     if as_json:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from suite.commands.output import interval, number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
 from suite.commands.running import model_cost
-from suite.commands.stores import open_store
+from suite.commands.stores import keep_document, open_store
 from suite.commands.wishes import RunOptions
 from suite.engines import native
 from suite.errors import InputError, NothingMeasuredError, StoppedError, UnitError
@@ -143,7 +143,7 @@ def tune(options: TuneOptions, store_file: Path | None, as_json: bool) -> int:
         tuning.search(study, space, options.trials, _measure(track, objectives, options.keep_score), _progress(options))
         best = tuning.best(study)
         final = None if best is None else track.race(track.candidate(best.params), RACE_REPEATS)
-    return _present(study, track, best, final, options, as_json)
+    return _present(study, track, best, final, options, store_file, as_json)
 
 
 def _space(method: str, options: TuneOptions) -> dict[str, Any]:
@@ -213,7 +213,13 @@ def _progress(options: TuneOptions) -> Any:
 
 
 def _present(
-    study: Study, track: Track, best: FrozenTrial | None, final: Race | None, options: TuneOptions, as_json: bool
+    study: Study,
+    track: Track,
+    best: FrozenTrial | None,
+    final: Race | None,
+    options: TuneOptions,
+    store_file: Path | None,
+    as_json: bool,
 ) -> int:
     from analysis import tuning
     from reports.tuning import Section, write_page
@@ -228,6 +234,7 @@ def _present(
     section = Section(verdict, {options.sampler: study}, "x faster than the default, score kept")
     write_page(study.study_name, [section], options.output)
     document = _document(study, default, best, final, verdict, options)
+    keep_document(store_file, "tuning", study.study_name, document)
     if as_json:
         print_json(document)
         return 0

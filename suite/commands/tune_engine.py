@@ -19,7 +19,7 @@ from suite.commands.engine_search import LIMITS, RACE_ROUNDS, EngineTuning, Foun
 from suite.commands.output import interval, number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
 from suite.commands.roofline import DRAM
-from suite.commands.stores import open_store
+from suite.commands.stores import keep_document, open_store
 from suite.commands.wishes import workload_options
 from suite.engines.base import Engine, EngineModel, Prompt
 from suite.engines.load import slo
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from analysis.tuning import Options
 
 
-def tune(tuning: EngineTuning, output: Path, as_json: bool) -> int:
+def tune(tuning: EngineTuning, output: Path, as_json: bool, store_file: Path | None = None) -> int:
     """Every setting is searched; then default, own best, the other setting's best and batch 1 race in each."""
     import optuna
 
@@ -54,6 +54,7 @@ def tune(tuning: EngineTuning, output: Path, as_json: bool) -> int:
         raise StoppedError("interrupted: finished trials are kept, and the same command goes on.") from None
     document = _document(tuning, found, bests, races, output)
     _write_page(tuning, found, document, output)
+    keep_document(store_file, "tuning", tuning.name, document)
     if as_json:
         print_json(document)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,8 +34,12 @@ CREATE TABLE findings (slug TEXT NOT NULL, claim TEXT NOT NULL, machine_id TEXT 
 CREATE TABLE calibrations (machine_id TEXT NOT NULL, created TEXT NOT NULL, json TEXT NOT NULL);
 CREATE TABLE machines (machine_id TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
-# Added after version 1 was in use; an older program does not look at it, so an older store just gets it.
+# Added after version 1 was in use; an older program does not look at them, so an older store just gets them.
 _RUNS = "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, json TEXT NOT NULL)"
+_DOCUMENTS = (
+    "CREATE TABLE IF NOT EXISTS documents (kind TEXT NOT NULL, name TEXT NOT NULL, machine_id TEXT NOT NULL, "
+    "created TEXT NOT NULL, json TEXT NOT NULL)"
+)
 
 _FILTERS = {
     "block": "block",
@@ -115,6 +119,7 @@ class Store:
                     "give --store a new path, or use the program's version that wrote it."
                 )
             connection.execute(_RUNS)
+            connection.execute(_DOCUMENTS)
 
     def _create(self) -> None:
         for statement in _TABLES.split(";"):
@@ -245,6 +250,24 @@ class Store:
         with self._explained():
             return Calibration.model_validate_json(rows[0][0]) if rows else None
 
+    def add_document(self, kind: str, name: str, machine_id: str, document: Mapping[str, Any]) -> None:
+        """Keeps what a command found that measures no units: "engines" (a comparison), "tuning" (a study)."""
+        self._write(
+            "INSERT INTO documents VALUES (?, ?, ?, ?, ?)", [(kind, name, machine_id, now(), json.dumps(document))]
+        )
+
+    def documents(self, kind: str) -> dict[str, list[dict[str, Any]]]:
+        """By machine id, the latest document of each name."""
+        rows = self._read(
+            "SELECT machine_id, json FROM documents AS d WHERE kind = ? AND rowid = (SELECT max(rowid) FROM documents "
+            "WHERE kind = d.kind AND name = d.name AND machine_id = d.machine_id) ORDER BY rowid",
+            (kind,),
+        )
+        found: dict[str, list[dict[str, Any]]] = {}
+        for machine_id, text in rows:
+            found.setdefault(machine_id, []).append(json.loads(text))
+        return found
+
     def add_machine(self, machine_id: str, document: str) -> None:
         """Keeps the fingerprint (JSON) that a machine id is the hash of."""
         self._write("INSERT OR REPLACE INTO machines VALUES (?, ?)", [(machine_id, document)])
@@ -288,7 +311,7 @@ _SENTENCES = (
         "the disk is full and the store {path} could not be written; free some space, or give --store another path.",
     ),
     (
-        ("not a database", "malformed", "file is encrypted"),
+        ("not a database", "malformed", "file is encrypted", "could not decode"),
         "{path} is damaged or no results store ({reason}); give --store another path, or restore the file from a copy.",
     ),
     (
@@ -304,6 +327,7 @@ _SENTENCES = (
 
 def _sentence(path: Path, reason: str) -> str:
     """What an error of SQLite or of the file system means for the user."""
+    reason = reason.partition(" with text")[0]  # behind it stands the whole record
     for marks, sentence in _SENTENCES:
         if any(mark in reason.lower() for mark in marks):
             return sentence.format(path=path, reason=reason)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.summary import build_summary
+from reports.build import render
 from suite.cli import run
+from suite.harness.store import Store
 
 QUICK = ["tune", "--model", "lab-recall", "--workload", "recall", "--method", "streaming:window=32", "--limit", "2"]
 QUICK += ["--task", "128", "-p", "window", "--threads", "1", "--dtype", "fp32", "--keep-score", "0"]
@@ -29,6 +32,13 @@ def test_a_study_is_measured_raced_reported_and_continued(
     assert second["race"]["over_default"]["n"] == 10
     assert second["verdict"]
     assert "best so far" in (tmp_path / "tuning.html").read_text()
+    with Store() as store:
+        data = build_summary(store)
+    (study,) = data.studies  # the newest of its name
+    assert (study.verdict, len(study.best_so_far["search"])) == (second["verdict"], len(second["best_so_far"]))
+    page = render(data)
+    assert study.best in page
+    assert 'class="plot" id="study-1"' in page
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from analysis.summary import build_summary
 from suite.cli import run
 from suite.commands import engine_search, tune_engine
 from suite.commands.engine_search import EngineTuning, Setting
@@ -83,6 +84,10 @@ def test_a_live_study_is_measured_raced_and_continued(
     assert (told["race"]["default"]["largest_batch"], told["race"]["batch 1"]["largest_batch"]) == (4, 1)
     assert len(told["race"]["batch 1"]["rates"]) == 2
     assert "best so far, random" in (tmp_path / "page.html").read_text()
+    with Store() as store:
+        (study,) = build_summary(store).studies
+    assert [name for name, _ in study.race] == ["best here", "batch 1"]
+    assert list(study.best_so_far) == ["random"]
     again = engine_search.search(tuning(studies=tmp_path / "studies.sqlite"), Setting(LAB, 1))
     assert len(again.study.trials) == 2, "finished trials are not measured again"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.summary import build_summary
 from suite.cli import run
 from suite.commands import engines_compare
 from suite.commands.engine_models import engine_model
@@ -20,6 +21,7 @@ from suite.engines.load.null_server import null_server
 from suite.engines.load.streams import Stream
 from suite.engines.margins import logit_gap
 from suite.engines.native import NativeEngine
+from suite.harness.store import Store
 from suite.models.attention import DenseAttention
 from suite.models.loaders import load_model
 from suite.models.loaders.lab import CHECKPOINTS
@@ -156,6 +158,11 @@ def test_a_faulted_engine_is_a_row_and_exit_code_3(compare):
     assert out.count("fault: died") == 2
     assert "openai, batch 1: openai died: the connection broke" in out
     assert "openai: 0 of 0 greedy answers" in out
+    with Store() as store:
+        (report,) = build_summary(store).engines
+    assert {(row.engine, row.status == "fault") for row in report.rows} == {("native", False), ("openai", True)}
+    assert [row.remark.partition(":")[0] for row in report.rows if row.engine == "openai"] == 2 * ["openai died"]
+    assert report.agreements == (("openai", 0, 0),)
 
 
 def test_the_sentence_on_a_difference_says_how_close_it_was():

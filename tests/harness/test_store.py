@@ -97,6 +97,13 @@ def test_the_latest_calibration_counts(store: Store) -> None:
     assert store.calibration("m") == _calibration(33.0)
 
 
+def test_the_latest_document_of_each_name_and_machine_counts(store: Store) -> None:
+    for name, machine, value in (("a", "m", 1), ("b", "m", 2), ("a", "n", 3), ("a", "m", 4)):
+        store.add_document("tuning", name, machine, {"value": value})
+    store.add_document("engines", "a", "m", {"value": 5})
+    assert store.documents("tuning") == {"m": [{"value": 2}, {"value": 4}], "n": [{"value": 3}]}
+
+
 def test_the_latest_unfinished_sweep_is_pending(store: Store) -> None:
     store.save_sweep("s1", "{}")
     store.save_sweep("s2", '{"a": 1}')
@@ -260,8 +267,10 @@ def test_a_run_and_its_units_are_one_transaction(store: Store) -> None:
 
 def test_a_store_from_before_sweeps_gets_their_table(store: Store) -> None:
     store._connection.execute("DROP TABLE runs")
+    store._connection.execute("DROP TABLE documents")
     with Store(store.path) as opened:
         opened.add_run("r", [unit("k0")], [])
+        assert opened.documents("tuning") == {}
     assert store.run("r") is not None
 
 

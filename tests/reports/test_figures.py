@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from analysis.report_data import Latencies, ReportData
+from analysis.report_data import Latencies, ReportData, TaskScore
 from analysis.spec_bench import SpecBenchRow
 from reports import figures, machine_figures
 from reports.canvas import FADED
@@ -37,6 +37,18 @@ def test_a_contest_of_one_method_has_no_speedups(data: ReportData) -> None:
     contest = data.contests[0]
     alone = dataclasses.replace(contest, rows=contest.rows[:1], latencies=(), task_scores=(), predictions=())
     assert set(figures.contest_figures(alone)) == {"cache", "score and retention"}
+
+
+def test_of_many_tasks_those_are_drawn_that_differ_most() -> None:
+    scores = [
+        TaskScore(method, f"t{place:02}", 50.0 + (place if method == "b" else 0), None, 1)
+        for place in range(figures.SHOWN_TASKS + 10)
+        for method in ("a", "b")
+    ]
+    figure = figures.task_scores(scores, {"a": NEUTRAL, "b": NEUTRAL})
+    assert figure is not None
+    assert list(figure.layout.yaxis.ticktext) == [f"t{place:02}" for place in range(10, figures.SHOWN_TASKS + 10)]
+    assert "40 of 50 tasks" in figure.layout.xaxis.title.text
 
 
 def test_accepted_drafts_stand_at_their_places(data: ReportData) -> None:
