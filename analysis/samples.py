@@ -45,8 +45,8 @@ def threads_of(unit: UnitResult) -> int:
 
 
 def tpot_ms(sample: Sample) -> float | None:
-    """(e2el - ttft) / (output tokens - 1), None for fewer than two tokens."""
-    tokens = len(sample.token_ids)
+    """(e2el - ttft) / (output tokens - 1); None for fewer than two tokens, and of a search, whose all come at once."""
+    tokens = len(sample.token_ids) if sample.search is None else 0
     return (sample.e2el_ms - sample.ttft_ms) / (tokens - 1) if tokens > 1 else None
 
 
