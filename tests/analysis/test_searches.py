@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.comparison import compare
+from analysis.metrics import unit_metrics
 from analysis.searches import FIGURES, search_metrics
 from reports.tables import COLUMNS, SEARCHING, columns
 from tests.analysis.factory import sample, unit
@@ -58,3 +59,10 @@ def test_columns_of_searches_are_there_where_somebody_searches():
     assert columns(rows[:1]) == COLUMNS
     drawn = {column.title: column.cell(rows[1]).text for column in SEARCHING}
     assert drawn["Tokens drawn"].startswith("100")
+
+
+def test_tokens_that_come_all_at_once_have_no_time_each():
+    """A search's answer is known at its end: a mean gap of zero would be a decode speed beyond every roofline."""
+    found = unit_metrics(unit("best_of_n", [searched()]))
+    assert found["median_tpot_ms"] is None
+    assert found["median_e2el_ms"] is not None
