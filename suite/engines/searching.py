@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from uuid import uuid4
 
 import numpy as np
@@ -18,9 +17,8 @@ from suite.engines.base import Chunk, Engine, Prompt
 from suite.errors import UnitError
 from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
-from suite.methods.search.marks import Marks
 from suite.methods.search.trace import End, Trace
-from suite.methods.search.writing import text_of, without_end
+from suite.methods.search.writing import Ends, text_of, without_end
 from suite.models.language_model import TextModel
 
 
@@ -55,7 +53,7 @@ class EngineSampler:
 
     def __init__(self, engine: Engine, model: TextModel) -> None:
         self._engine, self._model = engine, model
-        self._eos = set(model.config.eos_ids)
+        self._ends = Ends(model)
         self._salt = uuid4().hex
         self._hits_before = self._hits()
         self._prompts: Counter[int] = Counter()
@@ -139,25 +137,9 @@ class EngineSampler:
         for place, token in enumerate(chunk.token_ids):
             row.ids.append(token)
             row.logprobs += chunk.logprobs[place : place + 1]
-            self._judge(row)
+            row.end, row.reached = self._ends.look(row.parent, row.ids, row.asked.until, row.limit)
             if not row.open:
                 return
-
-    def _judge(self, row: _Row) -> None:
-        """Whether the row has come to an end, or to where it was to go."""
-        problem, until = row.parent.problem, row.asked.until
-        if row.ids[-1] in self._eos:
-            row.end = "eos"
-        elif problem.stop and self._marks(problem.stop).found(row.ids):
-            row.end = "stop"
-        elif row.parent.length + len(row.ids) >= problem.max_new_tokens:
-            row.end = "length"
-        found = until is not None and self._marks((until,)).found(row.ids)
-        row.reached = found or row.end in ("eos", "stop") or (row.end is None and len(row.ids) >= row.limit)
-
-    @lru_cache(maxsize=16)  # noqa: B019 - a sampler lives as long as its batch
-    def _marks(self, texts: tuple[str, ...]) -> Marks:
-        return Marks(self._model.tokenizer, texts)
 
     def _child(self, row: _Row) -> Trace:
         ids = tuple(row.ids)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,9 +17,8 @@ from torch import Tensor
 from kernels.sample import sample, statistics
 from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
-from suite.methods.search.marks import Marks
 from suite.methods.search.trace import End, Trace
-from suite.methods.search.writing import text_of, without_end
+from suite.methods.search.writing import Ends, text_of, without_end
 from suite.models.branches import Branch, Forest
 from suite.models.generation import AttentionRead, Meter
 from suite.models.language_model import LanguageModel
@@ -49,7 +47,7 @@ class NativeSampler:
         self.model, self.meter = model, meter
         self.forest = Forest(model.decoder)
         self._branches: WeakKeyDictionary[Trace, Branch] = WeakKeyDictionary()
-        self._eos = set(model.config.eos_ids)
+        self._ends = Ends(model)
         self._prompt = 0
 
     def prefill(self, roots: Sequence[Trace]) -> None:
@@ -140,23 +138,7 @@ class NativeSampler:
             row.ids.append(token)
             row.logprobs.append(logprob)
             row.pending = (token,)
-            self._judge(row)
-
-    def _judge(self, row: _Row) -> None:
-        """Whether the row has come to an end, or to where it was to go."""
-        problem, until = row.parent.problem, row.asked.until
-        if row.ids[-1] in self._eos:
-            row.end = "eos"
-        elif problem.stop and self._marks(problem.stop).found(row.ids):
-            row.end = "stop"
-        elif row.parent.length + len(row.ids) >= problem.max_new_tokens:
-            row.end = "length"
-        found = until is not None and self._marks((until,)).found(row.ids)
-        row.reached = found or row.end in ("eos", "stop") or (row.end is None and len(row.ids) >= row.limit)
-
-    @lru_cache(maxsize=16)  # noqa: B019 - a sampler lives as long as its run
-    def _marks(self, texts: tuple[str, ...]) -> Marks:
-        return Marks(self.model.tokenizer, texts)
+            row.end, row.reached = self._ends.look(row.parent, row.ids, row.asked.until, row.limit)
 
     def _child(self, row: _Row) -> Trace:
         ids = tuple(row.ids)
