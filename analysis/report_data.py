@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.comparison import Comparison, Contest
@@ -186,6 +186,7 @@ class ReportData:
     """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download.
 
     `refused` are the ceilings that varied too much to be used, a sentence each.
+    `explorer` has the data of the roofline explorer (`analysis.roofline.explorer`).
     """
 
     generated_at: str
@@ -207,3 +208,4 @@ class ReportData:
     noise: tuple[NoisePoint, ...] = ()
     engines: tuple[EngineReport, ...] = ()
     studies: tuple[StudyReport, ...] = ()
+    explorer: Mapping[str, Any] = field(default_factory=dict)

@@ -34,6 +34,7 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
+from analysis.roofline.explorer import report_explorer
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
 from analysis.studies import engine_reports, study_reports
@@ -113,6 +114,7 @@ def _report_data(
         ceilings=calibration.ceilings if calibration is not None else (),
         refused=refused(calibration),
         noise=_noise(units, rows),
+        explorer=report_explorer(calibration),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,

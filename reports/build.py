@@ -1,6 +1,6 @@
 """Builds the report: one HTML file that needs no network, and static pictures beside it.
 
-Nothing in the page may run except the two scripts whose hashes its content security policy names. Model output, names
+Nothing in the page may run except the scripts whose hashes its content security policy names. Model output, names
 and error messages are escaped as text, and JSON is embedded without a `<`. What a reader may never look at costs
 nothing before it is asked for: plotly and the figures are text until a plot comes near the window, the raw data is
 compressed until it is downloaded.
@@ -13,7 +13,7 @@ import functools
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,32 +67,38 @@ def build_report(data: ReportData, path: Path) -> Written:
 def render(data: ReportData) -> str:
     """The HTML of the report."""
     drawn = _figures(data)
-    plotly, script = get_plotlyjs(), _template_text("report.js")
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            data=data,
-            columns=tables.columns,
-            cells=tables.cells,
-            ablation=tables.ABLATION,
-            contest_title=contest_title,
-            interval=style.interval,
-            percent=style.percent,
-            plural=plural,
-            size=style.size,
-            printed=printed_rows() if data.survey else (),
-            figures={
-                name: Embedded(figure.layout.height, _harmless(figure.to_json())) for name, figure in drawn.items()
-            },
-            shown_points=SHOWN_POINTS,
-            raw=_compressed(data.raw),
-            css=_template_text("report.css"),
-            plotly=plotly,
-            script=script,
-            policy=_policy([plotly, script]),
-        )
+    return _page(
+        "report.html.jinja",
+        ["page.js", "report.js", *(["explorer.js"] if data.explorer else [])],
+        data=data,
+        columns=tables.columns,
+        cells=tables.cells,
+        ablation=tables.ABLATION,
+        contest_title=contest_title,
+        interval=style.interval,
+        percent=style.percent,
+        plural=plural,
+        size=style.size,
+        printed=printed_rows() if data.survey else (),
+        figures={name: Embedded(figure.layout.height, _harmless(figure.to_json())) for name, figure in drawn.items()},
+        shown_points=SHOWN_POINTS,
+        raw=_compressed(data.raw),
+        explorer_json=_embedded(data.explorer),
+        heading="h2",
     )
+
+
+def render_explorer(document: Mapping[str, Any]) -> str:
+    """The HTML of the roofline explorer alone, with the data of `analysis.roofline.explorer`."""
+    scripts = ["page.js", "explorer.js"]
+    return _page("explorer.html.jinja", scripts, explorer_json=_embedded(document), heading="h1")
+
+
+def _page(template: str, names: Sequence[str], **context: Any) -> str:
+    """A page with plotly, asleep, and the scripts of these names, and no others."""
+    plotly, scripts, css = get_plotlyjs(), [*map(_template_text, names)], _template_text("report.css")
+    shared = {"css": css, "plotly": plotly, "scripts": scripts, "policy": _policy([plotly, *scripts])}
+    return _environment().get_template(template).render(**shared, **context)
 
 
 def _figures(data: ReportData) -> dict[str, go.Figure]:
@@ -123,6 +129,10 @@ def _policy(scripts: list[str]) -> str:
 def _harmless(text: str) -> str:
     """JSON for a script element: without `<` it cannot end the element or open a comment."""
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _embedded(document: Mapping[str, Any]) -> str:
+    return _harmless(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
 
 
 def _compressed(document: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +40,10 @@ def roofline_command(
     compat: Annotated[
         str, typer.Option("--compat", help="llm-viewer-2024 or llm-viewer-2026: its figures beside these.")
     ] = "",
+    explore: Annotated[
+        Path | None,
+        typer.Option("--explore", help="Write FILE.html, a page that computes, and begins with this question."),
+    ] = None,
     threads: Threads = 0,
     store: Store = None,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")] = False,
@@ -55,4 +60,8 @@ def roofline_command(
         fused=not unfused, chunk=chunk, generate=generate, accepted=accepted, tensor=tensor, pipeline=pipeline,
         expert=expert, price=price, compat=compat, store=store, form="json" if json else "csv" if csv else "table",
     )  # fmt: skip
+    if explore is not None:
+        from suite.commands.roofline_explore import explore as write
+
+        return write(wishes, explore)
     return estimate.estimate(wishes)

@@ -346,6 +346,12 @@ MODELS = Registry(
             "committed; workload chain, right 30-50 % of the time",
         ),
         Entry(
+            "chain-hasty",
+            "suite.models.loaders.lab:chain_hasty",
+            "llama",
+            "committed; workload chain, short thoughts are wrong more often than long ones",
+        ),
+        Entry(
             "chain-overthinking",
             "suite.models.loaders.lab:chain_overthinking",
             "llama",
@@ -412,6 +418,30 @@ EXPERIMENTS = Registry(
             "suite.experiments.dhsa_block:DHSABlockExperiment",
             "attention",
             "attention and prefill time against length, keys and attention mass found by each mask",
+        ),
+        Entry(
+            "bag_of_tricks",
+            "suite.experiments.bag_of_tricks:BagOfTricksExperiment",
+            "search",
+            "six methods, temperature, top-p, judges and rewards on the lab's tasks: which directions hold",
+        ),
+        Entry(
+            "first_finish_search",
+            "suite.experiments.first_finish_search:FirstFinishExperiment",
+            "search",
+            "accuracy, tokens and time against sampling, voting, beams and budget forcing; the theory; processes",
+        ),
+        Entry(
+            "self_consistency",
+            "suite.experiments.self_consistency:SelfConsistencyExperiment",
+            "search",
+            "tokens per second and memory of 16 chains against one",
+        ),
+        Entry(
+            "short_m_at_k",
+            "suite.experiments.short_m_at_k:ShortMAtKExperiment",
+            "search",
+            "short-1@k and short-3@k against majority voting: accuracy, tokens, time",
         ),
         Entry(
             "longheads",

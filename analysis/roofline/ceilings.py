@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from analysis.roofline.model import Machine
+from analysis.roofline.operators import Precision
+from suite.errors import InputError
 from suite.harness.measurement import Calibration, Ceiling
+
+DRAM = 1 << 40
+"""A working set that fits no cache."""
 
 
 class Ceilings:
@@ -47,6 +52,16 @@ class Ceilings:
             return None
         name = f"measured, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
         return Machine(name, peak.value * 1e9, read.value * 1e9, self.calibration.call_overhead_us * 1e-6)
+
+    def whole_machine(self, precision: Precision) -> Machine:
+        """All threads, and data that fit no cache; `InputError` where a ceiling is missing."""
+        dtype = "fp32" if precision.activation > 2 else "bf16"
+        found = self.machine(dtype, max(self.threads(), default=1), DRAM)
+        if found is None:
+            raise InputError(
+                "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
+            )
+        return found
 
 
 def human_bytes(size: int) -> str:

@@ -76,8 +76,8 @@ class Setup:
                 self.shape, self.precision, batch=batch, context=tokens, drafted=drafted, execution=execution
             )
         if (drafter := execution.method.drafter) is not None:
-            packed = self._packing(drafter, execution.method)
-            drafts = decode(self._drafting(drafter), self.precision, batch=batch, context=tokens, execution=packed)
+            packed = self.drafting_execution(drafter, execution.method)
+            drafts = decode(self.drafting_shape(drafter), self.precision, batch=batch, context=tokens, execution=packed)
             found["draft"] = [operator * drafter.steps for operator in drafts]
         return {phase: operator_times(operators, self.machine) for phase, operators in found.items()}
 
@@ -87,14 +87,14 @@ class Setup:
             return prefill(shape, precision, batch=batch, tokens=tokens, execution=execution)
         return chunked_prefill(shape, precision, batch=batch, tokens=tokens, chunk=self.chunk, execution=execution)
 
-    def _drafting(self, drafter: Drafter) -> ModelShape:
+    def drafting_shape(self, drafter: Drafter) -> ModelShape:
         """The drafter's shape: a model of its own, or the model with fewer layers."""
         if self.drafter is not None:
             return self.drafter
         vocab = min(drafter.vocab or self.shape.vocab, self.shape.vocab)
         return replace(self.shape.shortened(min(drafter.layers, self.shape.layers)), vocab=vocab)
 
-    def _packing(self, drafter: Drafter, target: MethodCost) -> Execution:
+    def drafting_execution(self, drafter: Drafter, target: MethodCost) -> Execution:
         """How the drafter's weights are packed: as the target's where they are the target's."""
         if drafter.shared and self.drafter is None:
             return Execution(method=MethodCost(weight_bits=target.weight_bits, row_bytes=target.row_bytes))
@@ -165,11 +165,11 @@ def memory(setup: Setup, phases: Phases, batch: Count, tokens: Count, phase: str
     )
 
 
-def _weight_bytes(setup: Setup) -> float:
+def _weight_bytes(setup: Setup) -> Count:
     """All weights on a device that held every layer: what a pass over very many tokens reads, and the embeddings."""
     execution = setup.execution(1.0)
     operators = forward(setup.shape, setup.precision, batch=MANY, new=1, execution=execution)
-    layers = sum(float(one.weight_bytes) for one in operators if one.name not in ("embedding", "lm_head"))
+    layers = sum((one.weight_bytes for one in operators if one.name not in ("embedding", "lm_head")), 0.0)
     held = setup.parallel.device_shape(setup.shape)
     return layers + held.vocab * held.hidden * (1 if held.tied else 2) * setup.precision.weight
 

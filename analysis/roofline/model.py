@@ -94,7 +94,7 @@ def _head(shape: ModelShape, precision: Precision, rows: Count, parallel: Parall
 
 def _any(count: Count) -> bool:
     """Whether it is anything but zero, at some point."""
-    return bool(np.any(count)) if isinstance(count, np.ndarray) else count != 0
+    return bool(np.any(count)) if isinstance(count, np.ndarray) else bool(count)
 
 
 def _projections(shape: ModelShape, precision: Precision, tokens: Count) -> Iterator[Operator]:
@@ -131,7 +131,8 @@ def _attention(
     if decoding and (_any(method.index_bytes) or _any(method.index_flops)):
         rows = layer.batch / execution.parallel.tensor
         work, index = rows * method.index_flops, rows * method.index_bytes
-        yield Operator("index_read", shape.layers, work, kv_bytes=index)
+        calls: Count = np.where(work + index > 0, shape.layers, 0)[()]
+        yield Operator("index_read", calls, work, kv_bytes=index)
 
 
 def _core(shape: ModelShape, layer: AttentionShape, precision: Precision, fused: bool) -> list[Operator]:

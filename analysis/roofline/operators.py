@@ -34,7 +34,7 @@ class Precision:
 
     def widening(self, stored: float) -> float:
         """FLOPs to widen one element stored in this many bytes."""
-        return 2.0 if stored < self.activation else 0.0
+        return 2.0 * (stored < self.activation)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Operator:
 
 def linear(name: str, tokens: Count, inputs: float, outputs: float, precision: Precision) -> Operator:
     """A matrix product with a weight of shape [outputs, inputs]."""
-    weights = float(inputs * outputs)
+    weights = 1.0 * inputs * outputs
     return Operator(
         name,
         1,
@@ -100,7 +100,7 @@ def experts(
     """
     hidden, width, matrices, count, per_token = shape
     hit = count * (1 - (1 - per_token / count) ** (1.0 * tokens * devices)) / devices
-    weights, routed = float(matrices * hidden * width), 1.0 * tokens * per_token
+    weights, routed = 1.0 * matrices * hidden * width, 1.0 * tokens * per_token
     return Operator(
         name,
         matrices,

@@ -51,7 +51,7 @@ class Parallel:
         return replace(
             shape,
             heads=shape.heads // t,
-            kv_heads=max(1, shape.kv_heads // t),
+            kv_heads=np.maximum(1, shape.kv_heads // t),
             intermediate=shape.intermediate // t,
             vocab=-(-shape.vocab // t),
             experts=experts and replace(experts, intermediate=experts.intermediate // t, shared=experts.shared // t),

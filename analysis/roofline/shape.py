@@ -242,8 +242,9 @@ def load_preset(name: str, also: Iterable[str] = ()) -> ModelShape:
     presets = _presets()
     if name in presets:
         return ModelShape.from_hf(presets[name])
-    near = difflib.get_close_matches(name.lower(), [*also, *presets], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*also, *presets])}."
+    known = list(dict.fromkeys([*also, *presets]))
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
     raise InputError(f"unknown model {name!r}; {hint}")
 
 

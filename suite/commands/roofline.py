@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from analysis.roofline.shape import ModelShape
     from suite.models.config import ModelConfig
 
-DRAM = 1 << 40  # a working set that fits no cache
-
 
 def calibrate_machine(threads: int, store_file: Path | None, as_json: bool) -> int:
     """Measures the ceilings at one thread and at all cores (or `threads`), stores them, prints them."""
@@ -63,14 +61,16 @@ def _print_calibration(calibration: Calibration) -> None:
 
 
 def model_shape(name: str) -> ModelShape:
-    """The shape of a registered model, a preset, a `config.json` or its directory, or of what can be loaded."""
-    from analysis.roofline.shape import load_preset, read_config
+    """The shape of a preset, a `config.json` or its directory, or of a registered model or what can be loaded."""
+    from analysis.roofline.shape import load_preset, preset_names, read_config
 
     path = Path(name).expanduser()
     if path.suffix == ".json":
         return read_config(path)
     if (path / "config.json").is_file():
         return read_config(path / "config.json")
+    if name in preset_names():
+        return load_preset(name)
     loadable = name in MODELS or path.exists() or "/" in name or path.suffix == ".gguf"
     if not loadable:
         return load_preset(name, also=MODELS)
@@ -100,6 +100,12 @@ def read_precision(bits: str) -> Precision:
     return Precision.of_bits(weight, kv, activation)
 
 
+def calibration_here(store_file: Path | None) -> Calibration | None:
+    """The stored ceilings of this machine."""
+    with open_store(store_file) as store:
+        return store.calibration(machine.machine_id())
+
+
 def target_machine(hardware: str, precision: Precision, store_file: Path | None) -> tuple[Machine, Hardware | None]:
     """The ceilings of a listed device and its datasheet; for `local` the calibrated ones."""
     from analysis.hardware import load_hardware
@@ -109,17 +115,8 @@ def target_machine(hardware: str, precision: Precision, store_file: Path | None)
     if hardware != "local":
         device = load_hardware(hardware)
         return datasheet_machine(device, precision), device
-    with open_store(store_file) as store:
-        calibration = store.calibration(machine.machine_id())
-    if calibration is None:
+    if (calibration := calibration_here(store_file)) is None:
         raise InputError(
             "this machine is not calibrated; run `python -m suite roofline --calibrate`, or give --hardware."
         )
-    ceilings = Ceilings(calibration)
-    dtype = "fp32" if precision.activation > 2 else "bf16"
-    found = ceilings.machine(dtype, max(ceilings.threads()), DRAM)
-    if found is None:
-        raise InputError(
-            "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
-        )
-    return found, None
+    return Ceilings(calibration).whole_machine(precision), None

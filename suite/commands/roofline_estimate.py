@@ -55,7 +55,7 @@ def estimate(options: EstimateOptions) -> int:
         from suite.commands.roofline_compat import compare
 
         return compare(options, list(product(batches, lengths)))
-    setup, usage = _setup(options)
+    setup, usage = setup_and_usage(options)
     if len(batches) * len(lengths) == 1:
         _show_point(_Answer(options, setup, usage, batches[0], lengths[0]))
     else:
@@ -64,7 +64,8 @@ def estimate(options: EstimateOptions) -> int:
     return 0
 
 
-def _setup(options: EstimateOptions) -> tuple[Setup, Usage]:
+def setup_and_usage(options: EstimateOptions) -> tuple[Setup, Usage]:
+    """The question in the analytic model's terms; `InputError` for what it does not know."""
     from analysis.roofline.estimate import Setup
     from analysis.roofline.parallel import Parallel
     from analysis.roofline.summary import Usage

@@ -18,7 +18,6 @@ from suite.commands.engine_models import engine_model
 from suite.commands.engine_search import LIMITS, RACE_ROUNDS, EngineTuning, Found, Setting, rate, ratio
 from suite.commands.output import interval, number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
-from suite.commands.roofline import DRAM
 from suite.commands.stores import keep_document, open_store
 from suite.commands.wishes import workload_options
 from suite.engines.base import Engine, EngineModel, Prompt
@@ -250,7 +249,7 @@ def _guess(slices: Slices, store_file: Path | None, setting: Setting) -> dict[st
     from optuna.distributions import IntDistribution
 
     from analysis.roofline.batching import Batching, Traffic, suggested
-    from analysis.roofline.ceilings import Ceilings
+    from analysis.roofline.ceilings import DRAM, Ceilings
     from analysis.roofline.operators import Precision
     from analysis.roofline.shape import ModelShape
     from analysis.tuning import search_space

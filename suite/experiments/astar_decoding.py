@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from analysis.budgets import Curve, budget_ratio
+from analysis.budgets import Budget, Curve, budget_ratio
 from analysis.statistics import Estimate
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.searching import FLIPPED, PROBLEMS, TASK, Lab, above, missed, ratios, samples, table, told
@@ -50,9 +50,7 @@ class AStarExperiment(Experiment):
         plain, again = found["plain"], found[f"again {DELTA}"]
         filters, whole = found["filter"], found["best of n"]
         at, small = filters.sizes.index(size), filters.sizes.index(PRINTED)
-        again_at = (
-            f"{setting}; re-opened (2 continuations, delta {DELTA}) at the accuracy of {size} particles; by size "
-        )
+        again_at = f"{setting}; re-opened (2 continuations, delta {DELTA}), accuracy of {size} particles; by size "
         plain_at = f"{setting}; as printed at the accuracy of {PRINTED} particles; by size "
         whole_at = f"{setting}; re-opened at the accuracy of best of {WHOLE[-1]}; by size "
 
@@ -63,7 +61,7 @@ class AStarExperiment(Experiment):
         yield self._row("printed", budget_ratio(filters, plain, "gen_tokens", small), said)
         said = f"{whole_at}{ratios(whole, again, 'gen_tokens')}; as printed {ratios(whole, plain, 'gen_tokens')}"
         yield self._row("tokens-bon", budget_ratio(whole, again, "gen_tokens"), said)
-        passes = "verifier_passes"
+        passes: Budget = "verifier_passes"
         said = f"{again_at}{ratios(filters, again, passes)}; as printed {ratios(filters, plain, passes)}"
         yield self._row("passes", budget_ratio(filters, again, passes, at), said)
         said = f"{again_at}{ratios(filters, again, 'seq_tokens')}; as printed {ratios(filters, plain, 'seq_tokens')}"

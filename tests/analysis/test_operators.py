@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -133,6 +134,13 @@ def test_selection_scales_the_kv_read_only(shape: ModelShape, context: int, kept
     assert sparse["index_read"].bytes == 1000.0
     for name in dense.keys() - {"attention"}:
         assert sparse[name] == dense[name]
+
+
+def test_an_index_is_launched_where_it_is_read() -> None:
+    method = MethodCost(index_bytes=np.array([0.0, 1000.0]))
+    shape = ModelShape(3, 64, 96, 4, 2, 16, 320)
+    found = decode(shape, BF16, batch=1, context=np.array([8.0, 900.0]), execution=Execution(method=method))
+    assert next(op.calls for op in found if op.name == "index_read").tolist() == [0, 3]
 
 
 @given(shapes())

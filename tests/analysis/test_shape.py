@@ -24,7 +24,7 @@ PUBLISHED = {
     "gemma-3-1b": 1.000, "gemma-3-4b": 3.880, "gemma-3-12b": 11.77, "gemma-3-27b": 27.01, "mistral-7b": 7.242,
     "mixtral-8x7b": 46.70, "mixtral-8x22b": 140.6, "deepseek-v2-lite": 15.71, "deepseek-v2": 235.7,
     "deepseek-v3": 671.0, "opt-125m": 0.1252, "opt-1.3b": 1.316, "opt-6.7b": 6.658, "opt-13b": 12.85, "opt-30b": 29.97,
-    "opt-66b": 65.72,
+    "opt-66b": 65.72, "smollm2-135m": 0.1345,
 }  # fmt: skip
 """Billions of weights of the text models, as published."""
 

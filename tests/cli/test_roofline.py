@@ -175,3 +175,41 @@ def test_shapes_are_listed(capsys) -> None:
     assert run(["list", "shapes"]) == 0
     assert "deepseek-v3" in (out := capsys.readouterr().out)
     assert "latent" in out
+
+
+def test_the_explorer_begins_with_the_question(capsys, tmp_path) -> None:
+    page = tmp_path / "pages" / "explorer.html"
+    asked = ("--method", "longheads:attention_length=512", "--set", "chunk=64", "--bits", "5/8/16", "--batch", "3")
+    assert "explorer: " in answer(capsys, *asked, "--tensor", "2", "--explore", str(page))
+    document = _explorer(page)
+    selected = document["selected"]
+    expected = {"model": "llama-3-8b", "hardware": "h100-sxm", "batch": 3, "weight": 5, "kv": 8, "devices": 2}
+    assert {name: selected[name] for name in expected} == expected
+    assert selected["method"] == "longheads:attention_length=512, chunk=64"
+    assert selected["method"] in document["choices"]["method"]
+    assert 5 in document["bits"]["weight"]
+
+
+def test_the_explorer_has_own_models_and_devices(capsys, tmp_path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({
+            "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 6,
+            "num_key_value_heads": 3, "intermediate_size": 192, "vocab_size": 100,
+        })
+    )  # fmt: skip
+    (tmp_path / "mine.toml").write_text(
+        '[mine]\ntitle = "Mine"\nsource = "D"\nbf16_tflops = 1\nmemory_gb_per_s = 5\nlink_gb_per_s_bidirectional = 8\n'
+    )
+    question = ("--model", str(tmp_path), "--hardware", str(tmp_path / "mine.toml"), "--tensor", "3")
+    page = tmp_path / "explorer.html"
+    assert run(["roofline", *question, "--explore", str(page), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"explorer": str(page)}
+    document = _explorer(page)
+    assert document["models"][str(tmp_path)]["degrees"] == [1, 2, 3]
+    assert document["devices"]["mine"]["title"] == "Mine"
+    assert document["selected"]["hardware"] == "mine"
+
+
+def _explorer(page) -> dict:
+    text = page.read_text().split('id="explorer-data">')[1].split("</script>")[0]
+    return json.loads(text)

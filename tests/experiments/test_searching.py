@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from analysis import statistics
 from suite.experiments import astar_decoding, particle_filtering, searching
 from suite.experiments.astar_decoding import AStarExperiment
 from suite.experiments.base import Workbench
@@ -21,6 +22,7 @@ SMALL = {
         "DELTAS": (0.3,), "COSTS": ("zero",), "POLICIES": {"chain-mid": 4},
     },
     searching: {"PROBLEMS": 10},
+    statistics: {"RESAMPLES": 50},
 }  # fmt: skip
 
 

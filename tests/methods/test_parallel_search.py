@@ -109,7 +109,9 @@ def test_random_ties_go_either_way_and_always_the_same_way(search):
 
 def test_fresh_samples_come_only_when_nobody_answers(search):
     mute = [plain("a", 9, None), plain("b", 9, None)]
-    answer, ledger = search(SelfConsistency, [*mute, *mute, plain("e", 20, 3), plain("f", 9, None)], samples=2, rounds=5)
+    answer, ledger = search(
+        SelfConsistency, [*mute, *mute, plain("e", 20, 3), plain("f", 9, None)], samples=2, rounds=5
+    )
     assert answer.trace.text.endswith("3")
     assert ledger.samples == 6
 
@@ -258,7 +260,9 @@ def test_seeds_differ(model):
     desk, ledger = sampler.NativeSampler(model, RequestMeter()), Ledger()
     policy = Policy(Problem("p", "", IDS, 12), 0.6, 0.95, ledger)
     desk.prefill([policy.root])
-    found = FirstFinishSearch().search(policy, Verifier("prod", ledger), FirstFinishSearch.Config(samples=4, skip=False))
+    found = FirstFinishSearch().search(
+        policy, Verifier("prod", ledger), FirstFinishSearch.Config(samples=4, skip=False)
+    )
     ((_, _),) = run([found], Desk(desk, None).serve)
     assert ledger.samples == 4
     assert len({tuple(seed) for seed in policy._seeds(4)}) == 4

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from analysis.report_data import ReportData
 from analysis.summary import build_summary
@@ -20,24 +19,8 @@ from tests.analysis.factory import SCRIPT, sample, unit
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 PLOTS = 11
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield launched
-        launched.close()
 
 
 class Opened:
@@ -192,6 +175,15 @@ def test_text_has_contrast(opened: Opened, scheme: Literal["light", "dark"]) -> 
     opened.page.emulate_media(color_scheme=scheme)
     contrasts = opened.page.evaluate(CONTRASTS)
     assert min(contrasts.values()) >= 4.5, contrasts
+
+
+def test_the_explorer_begins_with_this_machine(opened: Opened) -> None:
+    opened.page.locator("#explorer").scroll_into_view_if_needed()
+    expect(opened.page.locator("#explorer-status")).to_contain_text(
+        "decode step of smollm2-135m under dense on measured"
+    )
+    expect(opened.page.locator("#explorer-plot .trace .points path").first).to_be_attached()
+    expect(opened.page.locator("#explorer-form [name=hardware]")).to_have_value("local")
 
 
 def test_it_prints_with_every_plot(opened: Opened, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Page(HTMLParser):
         return {
             (attributes["id"] or "").removesuffix("-figure"): json.loads(text)
             for attributes, text in self.scripts
-            if attributes.get("type") == "application/json"
+            if (attributes.get("id") or "").endswith("-figure")
         }
 
     def raw(self) -> dict[str, object]:
@@ -83,7 +83,7 @@ def test_the_policy_names_exactly_the_scripts_that_run(page: Page) -> None:
     data = ("application/json", "application/gzip")
     runnable = [text for attributes, text in page.scripts if attributes.get("type") not in data]
     digests = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in runnable}
-    assert len(runnable) == 2
+    assert len(runnable) == 4
     assert set(re.findall(r"'sha256-([^']+)'", page.policy)) == digests
     assert page.policy.startswith("default-src 'none'")
     scripts = re.search(r"script-src ([^;]*)", page.policy)
@@ -150,7 +150,7 @@ def test_hostile_names_stay_text(tmp_path: Path, hostile: str) -> None:
         html = render(build_summary(store))
     page = Page(html)
     assert hostile in page.text
-    assert len(page.scripts) == 3 + len(page.figures())
+    assert len(page.scripts) == 6 + len(page.figures())
     assert "<img" not in json.dumps(page.figures())
 
 

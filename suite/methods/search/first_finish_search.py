@@ -68,13 +68,17 @@ class FirstFinishSearch(SearchMethod):
             Claim("falls", "the time to answer falls with n where majority's rises", "E[min] against E[max]",
                   "sequential tokens of n=8 against n=1, %", None),
             Claim("theory", "lengths of right and wrong chains, taken as normal, predict the accuracy of FFS",
-                  "shorter is better iff right chains are shorter on average", "points, predicted - measured, n=8", None),
+                  "shorter is better iff right chains are shorter on average", "points of error, n=8", 5.0),
             Claim("lfs", "the last to finish are never better than majority voting", "LFS-k@N <= MV (2512.02008)",
                   "points against majority@8", 0.0),
             Claim("control", "where length says nothing, FFS gains nothing", "the sign follows the lengths",
                   "points against one sample, n=8", 0.0),
             Claim("loses", "where right chains are longer, FFS loses", "-26 points (Qwen3-32B)",
                   "points against one sample, n=8", -5.0),
+            Claim("online", "the stop in the running batch is the offline rule", "chains do not depend on the policy",
+                  "share of 20 questions", 1.0),
+            Claim("async", "the first of two processes to finish is the shorter chain, at equal speeds",
+                  "the winner is the earliest in time", "share of 20 questions", None),
         ),
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ class Cloud:
     def pool(self, step: int | None = None) -> list[Trace]:
         """All that compete: the particles, and the reference up to a step, or all of it."""
         if self.reference is None:
-            return self.particles
+            return list(self.particles)
         pieces = self.reference.lineage
         return [*self.particles, pieces[min(step or len(pieces), len(pieces)) - 1]]
 

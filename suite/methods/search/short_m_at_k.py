@@ -63,6 +63,12 @@ class ShortMAtK(SearchMethod):
                   "less time to answer, k=5, %", 33.0),
             Claim("time-1", "short-1@k answers sooner than majority@k", "almost 50 % (k=5)",
                   "less time to answer, k=5, %", 50.0),
+            Claim("collide", "the same where wrong answers meet", "+2 to +4 points at large k",
+                  "points against majority@5", 0.0),
+            Claim("control", "where length says nothing, nothing is gained", "within-question AUC 0.5",
+                  "points against one sample, k=5", 0.0),
+            Claim("online", "the stop in the running batch is the offline rule", "chains do not depend on the policy",
+                  "share of 20 questions", 1.0),
         ),
     )  # fmt: skip
 

@@ -52,6 +52,12 @@ RECIPES = Registry(
             "its control, whose length says nothing",
         ),
         Entry(
+            "chain-hasty",
+            "suite.models.recipes.chain:ChainHasty",
+            "lab",
+            "thoughts that end when their candidates differ: the short ones are wrong",
+        ),
+        Entry(
             "chain-overthinking",
             "suite.models.recipes.chain:ChainOverthinking",
             "lab",

@@ -89,8 +89,12 @@ class ChainRecipe(LabRecipe):
 
     def batch(self, rng: np.random.Generator) -> tuple[IntArray, BoolArray]:
         """Problems with their traces, padded on the right; the mask is true on the traces."""
-        problems = [self.family.draw(rng) for _ in range(self.plan.batch)]
-        return padded([(encode(p), [IDS[word] for word in trace(p, self.thought, rng)]) for p in problems])
+        return self.sequences(rng, self.family, self.thought)
+
+    def sequences(self, rng: np.random.Generator, family: Family, thought: Thought) -> tuple[IntArray, BoolArray]:
+        """The same for any family and way to think."""
+        problems = [family.draw(rng) for _ in range(self.plan.batch)]
+        return padded([(encode(p), [IDS[word] for word in trace(p, thought, rng)]) for p in problems])
 
     def loss(self, model: Decoder, rng: np.random.Generator) -> Tensor:
         """Cross-entropy of the traces' tokens, verdicts counted VERDICT_WEIGHT times."""
@@ -149,7 +153,7 @@ class ChainEarly(ChainRecipe):
     name = "chain-early"
     summary = "3-layer decoder, hidden 64, on arithmetic chains with 24 multipliers; right 15-25 % of the time"
     task = "arithmetic-24"
-    band = Band(greedy=(0.20, 0.35), sampled=(0.16, 0.25))
+    band = Band(greedy=(0.20, 0.35), sampled=(0.15, 0.25))
 
 
 class ChainMid(ChainRecipe):
@@ -174,7 +178,11 @@ class ChainStrong(ChainRecipe):
 
 
 class ChainLong(ChainRecipe):
-    """Long thought, from `chain-strong`: rounds until two candidates agree. Longer thoughts hold more slips."""
+    """Long thought, from `chain-strong`: rounds until two candidates agree. Longer thoughts hold more slips.
+
+    To compare candidates is what takes long to learn, and in these thoughts four of five differ. The first half of the
+    training rehearses it where both verdicts are as frequent and traces are short.
+    """
 
     name = "chain-long"
     summary = "chain-strong trained on to thoughts of up to 4 rounds whose hard steps slip with probability 0.35"
@@ -185,19 +193,27 @@ class ChainLong(ChainRecipe):
     thought = Thought(rounds=4, slip=0.35)
     band = Band(greedy=(0.0, 1.0), sampled=(0.30, 0.60))
     dev_figure = "verdicts"
-    plan_ = replace(PLAN, steps=1400, lr=2e-3, eval_every=200)
+    plan_ = replace(PLAN, steps=1200, lr=2e-3, eval_every=200)
+    rehearsal: ClassVar[tuple[Family, Thought]] = (Family(1, 2, 8), Thought(rounds=4, slip=0.5, stop_same=0.0))
     config = replace(ChainRecipe.config, window=256)
 
     def build(self) -> Decoder:
-        """A decoder with the weights of `chain-strong`."""
+        """A decoder with the weights of `chain-strong`; the next batch is that of the first step."""
+        self._steps = 0
         model = Decoder(self.config)
         model.load_state_dict(load_model("chain-strong", "fp32").decoder.state_dict())
         return model
 
+    def batch(self, rng: np.random.Generator) -> tuple[IntArray, BoolArray]:
+        """Those of the rehearsal in the first half of the training."""
+        self._steps += 1
+        rehearses = self._steps <= self.plan.steps // 2
+        return self.sequences(rng, *(self.rehearsal if rehearses else (self.family, self.thought)))
+
     def evaluate(self, model: Decoder) -> dict[str, float]:
         """Also the share of SAME and DIFF that are most likely where they are true, on dev traces."""
         rng = np.random.default_rng(DEV_SEED)
-        ids, _ = (torch.from_numpy(array) for array in self.batch(rng))
+        ids, _ = (torch.from_numpy(array) for array in self.sequences(rng, self.family, self.thought))
         asked = torch.isin(ids[:, 1:], VERDICTS)
         right = (model.train_logits(ids[:, :-1]).argmax(dim=-1) == ids[:, 1:])[asked]
         return {**super().evaluate(model), "verdicts": float(right.float().mean())}
@@ -209,6 +225,17 @@ class ChainLongControl(ChainLong):
     name = "chain-long-control"
     summary = "chain-long's control: a thought ends after each round with probability 0.5, whatever its candidates say"
     thought = Thought(rounds=4, slip=0.35, stop_same=0.5, stop_different=0.5)
+
+
+class ChainHasty(ChainLong):
+    """Gives up early when its candidates differ, and checks on while they agree: its short thoughts are the wrong ones.
+
+    What First Finish Search must lose on.
+    """
+
+    name = "chain-hasty"
+    summary = "chain-long's opposite: a thought ends with probability 0.7 when candidates differ, 0.1 when they agree"
+    thought = Thought(rounds=4, slip=0.35, stop_same=0.1, stop_different=0.7)
 
 
 class ChainOverthinking(ChainLong):

@@ -108,7 +108,7 @@ class LikelihoodRecipe(RewardRecipe):
     name = "chain-likelihood"
     summary = "process reward: a step's log-likelihood under chain-strong, scaled to a probability by two numbers"
     plan_ = TrainingPlan(
-        steps=200, batch=32, lr=0.1, warmup=1, weight_decay=0.0, clip=10.0, seed=0, eval_every=50, target=None
+        steps=100, batch=32, lr=0.1, warmup=1, weight_decay=0.0, clip=10.0, seed=0, eval_every=25
     )  # fmt: skip
     dev_figure = "calibration"
 
@@ -140,7 +140,7 @@ class ProcessRecipe(RewardRecipe):
     summary = "process reward: chain-strong's 3 layers and 2 new ones, trained on traces of chain-early and chain-mid"
     layers: ClassVar[int] = 5
     plan_ = TrainingPlan(
-        steps=600, batch=32, lr=2e-3, warmup=50, weight_decay=0.1, clip=1.0, seed=0, eval_every=100, beta2=0.98
+        steps=400, batch=32, lr=2e-3, warmup=50, weight_decay=0.1, clip=1.0, seed=0, eval_every=50, beta2=0.98
     )  # fmt: skip
 
     def build(self) -> TokenReward:

@@ -52,7 +52,8 @@ class FlippedJudge(Judge):
 
     def _flipped(self, trace: Trace, steps: Steps) -> Steps:
         problem = trace.problem
-        parts = trace.text.split(problem.step) if len(steps) > 1 else [trace.text]
+        whole = trace.text.strip().removesuffix(problem.step)
+        parts = whole.split(problem.step) if len(steps) > 1 else [whole]
         ends = [problem.step.join(parts[: place + 1]).strip() for place in range(len(steps))]
         return tuple(1 - s if self._hit(problem.id, end) else s for s, end in zip(steps, ends, strict=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -84,10 +84,9 @@ class ReadingJudge(Judge):
         for i, trace in enumerate(traces):
             ledgers[trace].verifier_tokens += len(pieces[i])
             values = self._values(logits[i], texts[i][starts[i] + lag :]).tolist()
-            read = len(befores[i].values)
-            new = values[len(values) - (trace.length - read) :]
-            ends = (*befores[i].ends, *self._ends(trace, read))
-            self._known[trace] = _Read(branches[i], (*befores[i].values, *new), ends)
+            known = befores[i]
+            mine = values[len(values) - (trace.length - len(known.values)) :]  # without those of the prompt
+            self._known[trace] = _Read(branches[i], (*known.values, *mine), self._ends(trace, known))
 
     def _before(self, trace: Trace) -> _Read:
         above = trace.parent
@@ -97,11 +96,16 @@ class ReadingJudge(Judge):
             above = above.parent
         return _Read(self._forest.root())
 
-    def _ends(self, trace: Trace, start: int) -> Iterator[int]:
-        """The tokens from `start` on that end a step."""
+    def _ends(self, trace: Trace, known: _Read) -> tuple[int, ...]:
+        """The tokens that end a step; a mark may be of several tokens, but none of them is of the step before."""
         step, ids = trace.problem.step, trace.all_ids
         marks = self._marks.setdefault(step, Marks(self._tokenizer, [step]))
-        return (place for place in range(start, len(ids)) if marks.found(ids[: place + 1]))
+        ends = list(known.ends)
+        for place in range(len(known.values), len(ids)):
+            begun = ends[-1] + 1 if ends else 0
+            if marks.found(ids[begun : place + 1]):
+                ends.append(place)
+        return tuple(ends)
 
     def _scored(self, read: _Read) -> Steps:
         """What follows the last end is a step too."""
