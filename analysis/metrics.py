@@ -62,11 +62,15 @@ def latency_metrics(samples: Sequence[Sample]) -> Metrics:
 
 
 def throughput_metrics(units: Sequence[Sequence[Sample]]) -> Metrics:
-    """Tokens per request, output tokens per second of serving, prompt tokens per second of prefill, over units."""
+    """Tokens per request, output tokens per second of serving, prompt tokens per second of prefill, over units.
+
+    Of a search no time of prefill is known: its first token comes with its last.
+    """
+    plain = [[sample for sample in samples if sample.search is None] for samples in units]
     served = sum(busy_seconds(samples, [sample.e2el_ms for sample in samples]) for samples in units)
-    prefilled = sum(busy_seconds(samples, [sample.ttft_ms for sample in samples]) for samples in units)
+    prefilled = sum(busy_seconds(samples, [sample.ttft_ms for sample in samples]) for samples in plain)
     generated = sum(len(sample.token_ids) for samples in units for sample in samples)
-    prompts = sum(sample.prompt_tokens for samples in units for sample in samples)
+    prompts = sum(sample.prompt_tokens for samples in plain for sample in samples)
     return {
         "mean_output_tokens": statistics.mean([len(sample.token_ids) for samples in units for sample in samples]),
         "output_throughput": generated / served if served else None,

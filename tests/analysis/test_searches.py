@@ -65,4 +65,5 @@ def test_tokens_that_come_all_at_once_have_no_time_each():
     """A search's answer is known at its end: a mean gap of zero would be a decode speed beyond every roofline."""
     found = unit_metrics(unit("best_of_n", [searched()]))
     assert found["median_tpot_ms"] is None
+    assert found["prompt_throughput"] is None
     assert found["median_e2el_ms"] is not None
