@@ -17,6 +17,7 @@ from analysis.metrics import Metrics, kv_metrics, latency_metrics, prefill_densi
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
 from analysis.samples import is_timed, method_label, options_text, pair_times, request_scores, threads_of, timed_samples
+from analysis.searches import search_metrics
 from analysis.statistics import Estimate
 from suite.harness.measurement import UnitResult
 from suite.spec import MethodSpec
@@ -220,6 +221,7 @@ def _group_metrics(units: Sequence[UnitResult], ceilings: Ceilings | None) -> Me
         **_mean_score(units),
         **kv_metrics([sample for unit in units for sample in unit.kv]),
         **draft_metrics(samples),
+        **search_metrics([timed_samples(unit) for unit in stable]),
         "prefill_density": prefill_density(units),
         **placement_metrics([placements(unit, ceilings) for unit in stable]),
         "process_peak_bytes": float(max(memory)) if memory else None,

@@ -89,7 +89,8 @@ def _decoded(sample: Sample) -> tuple[int, int]:
     """Decoding passes, and the tokens they were fed: every token but the last of each chain, and all drafted nodes."""
     drafts, search = sample.drafts, sample.search
     if search is not None:
-        return search.sequential, max(search.generated - search.samples, 0) + search.prefilled - sample.prompt_tokens
+        fed = (search.prefilled or sample.prompt_tokens) - sample.prompt_tokens
+        return search.sequential, max(search.generated - search.samples, 0) + fed
     if drafts is not None:
         return drafts.rounds, drafts.rounds + drafts.drafted
     steps = max(len(sample.token_ids) - 1, 0)

@@ -11,7 +11,8 @@ from analysis import statistics
 from analysis.drafts import draft_metrics
 from analysis.placement import placement_metrics, placements
 from analysis.roofline.ceilings import Ceilings
-from analysis.samples import request_scores, timed_samples, times_ms
+from analysis.samples import busy_seconds, request_scores, timed_samples, times_ms
+from analysis.searches import search_metrics
 from suite.harness.measurement import KVSample, Sample, UnitResult
 
 Metrics = dict[str, float | None]
@@ -42,6 +43,7 @@ def unit_metrics(unit: UnitResult, ceilings: Ceilings | None = None) -> Metrics:
         **score_metrics(unit.samples),
         **kv_metrics(unit.kv),
         **draft_metrics(timed),
+        **search_metrics([timed]),
         "prefill_density": prefill_density([unit]),
         **_memory_metrics(unit),
         "joules_per_token": _joules_per_token(unit, timed),
@@ -60,24 +62,20 @@ def latency_metrics(samples: Sequence[Sample]) -> Metrics:
 
 
 def throughput_metrics(units: Sequence[Sequence[Sample]]) -> Metrics:
-    """Tokens per request, output tokens per second of serving, prompt tokens per second of prefill, over units."""
-    served = sum(_busy_seconds(samples, [sample.e2el_ms for sample in samples]) for samples in units)
-    prefilled = sum(_busy_seconds(samples, [sample.ttft_ms for sample in samples]) for samples in units)
+    """Tokens per request, output tokens per second of serving, prompt tokens per second of prefill, over units.
+
+    Of a search no time of prefill is known: its first token comes with its last.
+    """
+    plain = [[sample for sample in samples if sample.search is None] for samples in units]
+    served = sum(busy_seconds(samples, [sample.e2el_ms for sample in samples]) for samples in units)
+    prefilled = sum(busy_seconds(samples, [sample.ttft_ms for sample in samples]) for samples in plain)
     generated = sum(len(sample.token_ids) for samples in units for sample in samples)
-    prompts = sum(sample.prompt_tokens for samples in units for sample in samples)
+    prompts = sum(sample.prompt_tokens for samples in plain for sample in samples)
     return {
         "mean_output_tokens": statistics.mean([len(sample.token_ids) for samples in units for sample in samples]),
         "output_throughput": generated / served if served else None,
         "prompt_throughput": prompts / prefilled if prefilled else None,
     }
-
-
-def _busy_seconds(samples: Sequence[Sample], request_ms: Sequence[float]) -> float:
-    """Time the engine was at work: the requests of one turn are one batch, which its longest one ends."""
-    turns: dict[int, float] = {}
-    for sample, milliseconds in zip(samples, request_ms, strict=True):
-        turns[sample.turn] = max(milliseconds, turns.get(sample.turn, 0.0))
-    return sum(turns.values()) / 1e3
 
 
 def score_metrics(samples: Sequence[Sample]) -> Metrics:

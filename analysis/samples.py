@@ -45,8 +45,8 @@ def threads_of(unit: UnitResult) -> int:
 
 
 def tpot_ms(sample: Sample) -> float | None:
-    """(e2el - ttft) / (output tokens - 1), None for fewer than two tokens."""
-    tokens = len(sample.token_ids)
+    """(e2el - ttft) / (output tokens - 1); None for fewer than two tokens, and of a search, whose all come at once."""
+    tokens = len(sample.token_ids) if sample.search is None else 0
     return (sample.e2el_ms - sample.ttft_ms) / (tokens - 1) if tokens > 1 else None
 
 
@@ -79,3 +79,11 @@ def request_scores(samples: Sequence[Sample]) -> dict[str, float]:
         if sample.score is not None:
             scores.setdefault(sample.request_id, []).append(sample.score)
     return {request: fmean(values) for request, values in scores.items()}
+
+
+def busy_seconds(samples: Sequence[Sample], request_ms: Sequence[float]) -> float:
+    """Time the engine was at work: the requests of one turn are one batch, which its longest one ends."""
+    turns: dict[int, float] = {}
+    for sample, milliseconds in zip(samples, request_ms, strict=True):
+        turns[sample.turn] = max(milliseconds, turns.get(sample.turn, 0.0))
+    return sum(turns.values()) / 1e3

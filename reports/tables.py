@@ -156,10 +156,27 @@ DRAFTING: Sequence[Column] = (
 """Beside them where somebody drafts."""
 
 
+_DRAWN = metric("search_generated_tokens", number, _other("{} discarded", "search_discarded_share", percent))
+_SAMPLES = metric("search_samples", number, _other("{} called off", "search_cancelled"))
+_SEQUENTIAL = metric("search_sequential_depth", number, _other("{} drawn tokens/s", "search_throughput"))
+_PROMPTS = metric("search_prefilled_tokens", number, _other("of {}", "search_prompt_tokens"))
+_VERIFIED = metric("search_verifier_passes", number, _other("{} tokens", "search_verifier_tokens"))
+
+SEARCHING: Sequence[Column] = (
+    Column("Tokens drawn", "per request, those that nobody reads again included; their share", _DRAWN),
+    Column("Pieces", "pieces drawn per request; those called off before their end", _SAMPLES),
+    Column("Depth", "longest chain of decode steps that depend on each other; tokens drawn per second", _SEQUENTIAL),
+    Column("Prefilled", "prompt and text tokens computed after reuse; those that the pieces stand behind", _PROMPTS),
+    Column("Verified", "prefixes scored per request; tokens fed for that", _VERIFIED),
+)
+"""Beside them where somebody searches."""
+
+
 def columns(rows: Sequence[Comparison]) -> Sequence[Column]:
     """The columns of a table with these rows."""
     drafting = any(row.metrics.get("tau") is not None for row in rows)
-    return (*COLUMNS, *DRAFTING) if drafting else COLUMNS
+    searching = any(row.metrics.get("search_generated_tokens") is not None for row in rows)
+    return (*COLUMNS, *(DRAFTING if drafting else ()), *(SEARCHING if searching else ()))
 
 
 def cells(row: Comparison, shown: Sequence[Column] = COLUMNS) -> list[Cell]:

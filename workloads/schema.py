@@ -119,14 +119,15 @@ class SearchFigures:
 
     `generated`: every sampled token once, discarded ones too. `sequential`: longest chain of dependent decode steps.
     `prompt_logical` and `prefilled`: prompt and prefix tokens that the samples stood behind, and those computed after
-    reuse. `verifier_passes`: scored prefixes; `verifier_tokens` fed for them. `judge_calls`: generations of a judge.
-    `samples`: pieces drawn; `cancelled`: those called off before their end. `extra`: a method's own counts.
+    reuse (None: the engine does not say). `verifier_passes`: scored prefixes; `verifier_tokens` fed for them.
+    `judge_calls`: questions to a judge. `samples`: pieces drawn; `cancelled`: those called off before their end.
+    `extra`: a method's own counts.
     """
 
     generated: int
     sequential: int
     prompt_logical: int
-    prefilled: int
+    prefilled: int | None
     verifier_passes: int = 0
     verifier_tokens: int = 0
     judge_calls: int = 0

@@ -26,6 +26,14 @@ _EXTRAS = (
     _Extra("tau", "tau", 1.0, number),
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
     _Extra("draft_time_share", "draft", 0.0, number),
+    _Extra("search_throughput", "drawn tok/s", 0.0, number),
+    _Extra("search_generated_tokens", "drawn", 0.0, number),
+    _Extra("search_sequential_depth", "depth", 0.0, number),
+    _Extra("search_discarded_share", "discarded", 0.0, number),
+    _Extra("search_prefilled_tokens", "prefilled", 0.0, number),
+    _Extra("search_verifier_passes", "verified", 0.0, number),
+    _Extra("search_verifier_tokens", "verifier tok", 0.0, number),
+    _Extra("search_cancelled", "called off", 0.0, number),
     _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
     _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
 )
@@ -105,7 +113,7 @@ def _row(row: Mapping[str, Any], extras: Sequence[_Extra]) -> list[str]:
         *(extra.show(metrics.get(extra.metric)) for extra in extras),
         number(metrics.get("decode_gb_per_s")),
         "-" if fraction is None else f"{fraction:.0%}",
-        *(_ratio(ratios.get(name)) for name, _ in _RATIOS),
+        *(_ratio(ratios, name) for name, _ in _RATIOS),
     ]
 
 
@@ -115,5 +123,9 @@ def _name(method: str) -> str:
     return "\n".join([name, *wrap(bracket + options, NAME, break_long_words=False)])
 
 
-def _ratio(ratio: Mapping[str, Any] | None) -> str:
-    return "1" if ratio is None else interval(ratio["value"], ratio["low"], ratio["high"])
+def _ratio(ratios: Mapping[str, Any], name: str) -> str:
+    """The baseline has no ratios and is 1; a method may lack one: a search has no time per token."""
+    ratio = ratios.get(name)
+    if ratio is None:
+        return "-" if ratios else "1"
+    return interval(ratio["value"], ratio["low"], ratio["high"])

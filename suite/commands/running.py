@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from suite.commands.calibration import ensure_calibration
+from suite.commands.engine_models import engine_model
 from suite.commands.output import print_json, progress_bar, stderr, stdout
 from suite.commands.reporting import check_writable, write_report
 from suite.commands.run_table import print_problems, print_spec_bench, print_summary
@@ -17,14 +20,17 @@ from suite.errors import NothingMeasuredError
 from suite.harness import machine, threads
 from suite.harness.budget import fit
 from suite.harness.measurement import Calibration, UnitResult
+from suite.harness.options import make_workload, read_requests
 from suite.harness.plan import Plan, load_contenders, plan
 from suite.harness.runner import Bench, Outcome, pending, run_blocks, start_sweep
 from suite.harness.store import Store
-from suite.registry import WORKLOADS
+from suite.models.loaders import load_served
+from suite.registry import ENGINES, WORKLOADS
 
 if TYPE_CHECKING:
+    from suite.engines.base import Engine
     from suite.harness.counting import ModelCost
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import LanguageModel, TextModel
 
 REPORT = Path("report.html")
 
@@ -45,15 +51,17 @@ def resume(store_file: Path | None, output: Path | None, as_json: bool) -> int:
 
 
 class Measured(NamedTuple):
-    """A plan's outcome, and the roofline of the machine it was measured on."""
+    """A plan's outcome, and the roofline of the machine it was measured on, where passes were counted."""
 
     outcome: Outcome
     planned: Plan
-    calibration: Calibration
+    calibration: Calibration | None
 
 
 def measure(planned: Plan, sweep: str | None, store: Store) -> Measured:
     """Loads the model and runs the plan: from its beginning under a new sweep, or what is left of the given one."""
+    if planned.engine.name != "native":
+        return _measure_served(planned, sweep, store)
     console = stderr()
     count = planned.engine.threads or threads.choose_threads()
     with console.status(f"loading {planned.model.name}"):
@@ -69,6 +77,33 @@ def measure(planned: Plan, sweep: str | None, store: Store) -> Measured:
     with progress_bar() as listener:
         bench = Bench(model, contenders, store, count, model_cost(model), listener)
         return Measured(run_blocks(planned, sweep, bench), planned, calibration)
+
+
+def _measure_served(planned: Plan, sweep: str | None, store: Store) -> Measured:
+    """The same with the model in an engine, started once and always ended. Its passes are not seen: no roofline."""
+    from suite.harness.served import ServedContender
+
+    console, count = stderr(), planned.engine.threads or threads.choose_threads()
+    model = load_served(planned.model)
+    engine = _engine(planned, model, count)
+    load = partial(ServedContender.of, model=model, engine=engine)
+    planned, contenders = load_contenders(planned, cast("LanguageModel", model), load)
+    with ExitStack() as stack:
+        with console.status(f"starting {engine.name}"):
+            stack.enter_context(engine)
+        listener = stack.enter_context(progress_bar())
+        bench = Bench(model, contenders, store, count, None, listener, engine)
+        return Measured(run_blocks(planned, sweep or start_sweep(store, planned), bench), planned, None)
+
+
+def _engine(planned: Plan, model: TextModel, count: int) -> Engine:
+    """Not started; with room for the longest request of the plan, and a prefix cache for the texts of a search."""
+    blocks = [block.units[0].workload for block in planned.blocks]
+    requests = [request for spec in blocks for request in read_requests(make_workload(spec), spec)]
+    longest = max(len(model.encode(request).ids) + request.max_new_tokens for request in requests)
+    named = engine_model(planned.model.name, planned.model.dtype, longest)
+    engine: Engine = ENGINES.load(planned.engine.name)(named, count, prefix_cache=True)
+    return engine
 
 
 def model_cost(model: LanguageModel) -> ModelCost:

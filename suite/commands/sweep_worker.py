@@ -125,13 +125,13 @@ def _measured(folder: Path) -> RunResult:
     with Store(folder / "suite.sqlite") as store:
         for calibration in job.calibrations:
             store.add_calibration(calibration)
-        outcome, _, calibration = running.measure(job.plan, None, store)
+        outcome, _, measured = running.measure(job.plan, None, store)
     return RunResult(
         units=tuple(outcome.units),
         notes=tuple(outcome.notes),
         machine_id=machine.machine_id(),
         fingerprint=machine.fingerprint(),
-        calibration=calibration,
+        calibration=measured,
     )
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from suite.commands.output import interval, number, print_json, stderr, stdout, table
 from suite.commands.reporting import check_writable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from analysis.statistics import Estimate
     from analysis.tuning import Hopeless, Options, Outcome
+    from suite.models.language_model import LanguageModel
 
 STUDIES = Path("results/studies.sqlite")
 RACE_REPEATS = 5
@@ -76,7 +77,7 @@ class Track:
 
     def race(self, spec: MethodSpec, repeats: int = 1) -> Race:
         """Dense, the default and the candidate, interleaved on every task; `UnitError` where one has no figures."""
-        contender = Contender.load(spec, self._bench.model)
+        contender = Contender.load(spec, cast("LanguageModel", self._bench.model))
         if reason := contender.refusal():
             raise UnitError(reason)
         planned = self._with(spec, repeats)

@@ -34,7 +34,11 @@ _VERBS: dict[FaultKind, str] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request as every engine gets it. Temperature 0 is greedy; with no `eos_ids` all `max_new_tokens` are made."""
+    """One request as every engine gets it. Temperature 0 is greedy; with no `eos_ids` all `max_new_tokens` are made.
+
+    `stop`: texts that end it too, with the token that completes one. `logprobs`: the chunks carry them. Prompts with
+    equal `salt` may share a prefix cache, where the engine has one; no others do.
+    """
 
     ids: tuple[int, ...]
     max_new_tokens: int
@@ -43,15 +47,22 @@ class Prompt:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    salt: str = ""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens of prompt number `index` that became known at `ns` (`time.perf_counter_ns()`), usually one."""
+    """Tokens of prompt number `index` that became known at `ns` (`time.perf_counter_ns()`), usually one.
+
+    `logprobs`: the model's own, before temperature, one for each token; none where they are not known.
+    """
 
     index: int
     token_ids: tuple[int, ...]
     ns: int
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass
@@ -116,6 +127,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    draws: ClassVar[bool] = True
+    """Whether it has stop texts, log-probabilities, seeds of each prompt and `cancel`: what searches need."""
     token_source: Literal["engine", "text"] = "engine"
 
     def __init__(self, model: EngineModel, threads: int, limits: Limits | None = None) -> None:
@@ -137,6 +150,10 @@ class Engine(ABC):
 
         Closed early, it cancels what is not done.
         """
+
+    @abstractmethod
+    def cancel(self, index: int) -> None:
+        """Calls off a prompt of the stream that runs, between two chunks; tokens it has made by then may still come."""
 
     @abstractmethod
     def metrics(self) -> Mapping[str, float]:
@@ -176,7 +193,7 @@ class Engine(ABC):
 
     def _check(self, number: int, prompt: Prompt, output: Output) -> None:
         count = len(output.token_ids)
-        ended = count and output.token_ids[-1] in prompt.eos_ids
+        ended = count and (output.token_ids[-1] in prompt.eos_ids or prompt.stop)
         if not (count == prompt.max_new_tokens or (ended and count <= prompt.max_new_tokens)):
             detail = f"prompt {number} has {count} tokens of {prompt.max_new_tokens}, and no end token."
             raise EngineError("wrong output", self.name, detail)

@@ -41,6 +41,7 @@ class OpenAIEngine(Engine):
         super().__init__(model, threads, limits)
         self.base_url = base_url
         self._answers: list[Answer] = []
+        self._talk: _Talk | None = None
 
     def start(self) -> None:
         if not self.base_url:
@@ -75,7 +76,7 @@ class OpenAIEngine(Engine):
     def _stream(self, prompts: Sequence[Prompt], largest: dict[str, float] | None) -> Iterator[Chunk]:
         deadline = time.monotonic() + self.limits.generate_s
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            talk = _Talk(root(self.base_url), [self._body(prompt) for prompt in prompts], largest)
+            self._talk = talk = _Talk(root(self.base_url), [self._body(prompt) for prompt in prompts], largest)
             self._answers = talk.answers
             try:
                 runner.run(talk.begin())
@@ -89,8 +90,14 @@ class OpenAIEngine(Engine):
             except (aiohttp.ClientError, OSError) as error:
                 raise self._fault("died", f"the connection broke ({error or type(error).__name__}).") from error
             finally:
+                self._talk = None
                 runner.run(talk.end())
         yield from self._from_texts()
+
+    def cancel(self, index: int) -> None:
+        """Closes the connection: vLLM then ends the request."""
+        if self._talk is not None:
+            self._talk.cancel(index)
 
     def _from_texts(self) -> Iterator[Chunk]:
         """The answers that came without ids."""
@@ -107,13 +114,21 @@ class OpenAIEngine(Engine):
             "temperature": prompt.temperature, "top_k": prompt.top_k, "top_p": prompt.top_p, "seed": prompt.seed,
             "ignore_eos": True, "stop_token_ids": prompt.eos_ids, "return_token_ids": True,
         }  # fmt: skip
+        if prompt.stop:
+            fields |= {"stop": prompt.stop, "include_stop_str_in_output": True}
+        if prompt.logprobs:
+            fields["logprobs"] = 0
+        if prompt.salt:
+            fields["cache_salt"] = prompt.salt
         return json.dumps(fields).encode()
 
     def _check(self, number: int, prompt: Prompt, output: Output) -> None:
         """Tokens counted again from text say nothing about the number that was made: the server's own reason does."""
         if self._answers[number].has_ids:
             super()._check(number, prompt, output)
-        elif (reason := self._answers[number].finish_reason) != "length" and not (reason == "stop" and prompt.eos_ids):
+        elif (reason := self._answers[number].finish_reason) != "length" and not (
+            reason == "stop" and (prompt.eos_ids or prompt.stop)
+        ):
             detail = f"prompt {number} ended for the reason {reason!r} before its {prompt.max_new_tokens} tokens."
             raise self._fault("wrong output", detail)
 
@@ -158,6 +173,10 @@ class _Talk:
                 chunks.append(event)
         return chunks
 
+    def cancel(self, number: int) -> None:
+        """Asked between two calls of `next`; the loop acts on it in the following one."""
+        self._tasks[number].cancel()
+
     async def end(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -167,6 +186,8 @@ class _Talk:
     async def _ask(self, number: int) -> None:
         try:
             await self._read(number, self.answers[number])
+            self._chunks.put_nowait(None)
+        except asyncio.CancelledError:
             self._chunks.put_nowait(None)
         except (StreamError, aiohttp.ClientError, OSError) as error:
             self._chunks.put_nowait(error)
@@ -180,9 +201,9 @@ class _Talk:
             seen = 0
             async for block in response.content.iter_any():
                 answer.feed(block, now := time.perf_counter_ns())
-                for ids in answer.token_ids[seen:]:
+                for ids, logprobs in zip(answer.token_ids[seen:], answer.logprobs[seen:], strict=True):
                     if ids:
-                        self._chunks.put_nowait(Chunk(number, ids, now))
+                        self._chunks.put_nowait(Chunk(number, ids, now, logprobs))
                 seen = len(answer.token_ids)
         if not answer.finished:
             raise aiohttp.ClientPayloadError("the stream ended before the answer did")

@@ -16,3 +16,4 @@ class TransformersEngine(WorkerEngine):
 
     name: ClassVar[str] = "transformers"
     backend: ClassVar[str] = "transformers"
+    draws: ClassVar[bool] = False

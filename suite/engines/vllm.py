@@ -36,20 +36,25 @@ def environment(threads: int) -> dict[str, str]:
 class VllmEngine(WorkerEngine):
     """`LLM` in one process, stepped by the worker.
 
-    Without `arguments` it computes on `threads` cores and has no prefix cache, so that repeats stay fresh.
+    Without `arguments` it computes on `threads` cores, and has no prefix cache unless asked: repeats stay fresh.
     """
 
     name: ClassVar[str] = "vllm"
     backend: ClassVar[str] = "vllm"
 
     def __init__(
-        self, model: EngineModel, threads: int, limits: Limits | None = None, arguments: VllmArguments | None = None
+        self,
+        model: EngineModel,
+        threads: int,
+        limits: Limits | None = None,
+        arguments: VllmArguments | None = None,
+        prefix_cache: bool = False,
     ) -> None:
         super().__init__(model, threads, limits)
-        self._arguments = arguments
+        self._arguments, self._prefix_cache = arguments, prefix_cache
 
     def settings(self) -> dict[str, Any]:
-        own = self._arguments.keywords() if self._arguments else {"enable_prefix_caching": False}
+        own = self._arguments.keywords() if self._arguments else {"enable_prefix_caching": self._prefix_cache}
         return {**super().settings(), "arguments": own}
 
     def python(self) -> Path:

@@ -7,7 +7,7 @@ import time
 from typing import ClassVar
 
 from suite.engines import vllm, vllm_environment
-from suite.engines.base import EngineError, FaultKind
+from suite.engines.base import EngineError, EngineModel, FaultKind, Limits
 from suite.engines.child import Child
 from suite.engines.openai_server import OpenAIEngine
 
@@ -15,11 +15,17 @@ _POLL_S = 0.25
 
 
 class VllmServerEngine(OpenAIEngine):
-    """`python -m vllm.entrypoints.openai.api_server` on a free port of 127.0.0.1, without a prefix cache."""
+    """`python -m vllm.entrypoints.openai.api_server` on a free port of 127.0.0.1; no prefix cache unless asked."""
 
     name: ClassVar[str] = "vllm-server"
     alive_path: ClassVar[str] = "/health"
     _child: Child | None = None
+
+    def __init__(
+        self, model: EngineModel, threads: int, limits: Limits | None = None, prefix_cache: bool = False
+    ) -> None:
+        super().__init__(model, threads, limits)
+        self._caching = "--enable-prefix-caching" if prefix_cache else "--no-enable-prefix-caching"
 
     def start(self) -> None:
         port = _free_port()
@@ -38,7 +44,7 @@ class VllmServerEngine(OpenAIEngine):
             str(vllm_environment.python()), "-m", "vllm.entrypoints.openai.api_server",
             "--host", "127.0.0.1", "--port", str(port), "--model", self.model.directory,
             "--served-model-name", self.model.name, "--dtype", self.model.torch_dtype,
-            "--max-model-len", str(self.model.window), "--no-enable-prefix-caching", "--generation-config", "vllm",
+            "--max-model-len", str(self.model.window), self._caching, "--generation-config", "vllm",
             "--disable-uvicorn-access-log",
         ]  # fmt: skip
 

@@ -21,7 +21,8 @@ class WorkerEngine(Engine):
     backend: ClassVar[str]
     _child: Child | None = None
     _socket: socket.socket | None = None
-    _stream: TextIO
+    _incoming: TextIO
+    _outgoing: TextIO
 
     def python(self) -> Path:
         """The interpreter the worker runs in."""
@@ -44,7 +45,8 @@ class WorkerEngine(Engine):
         with theirs:
             command = [str(self.python()), *module]
             self._child = Child(self.name, command, self.environment(), (theirs.fileno(),))
-        self._socket, self._stream = ours, ours.makefile("rw", encoding="utf-8")
+        self._socket = ours
+        self._incoming, self._outgoing = (ours.makefile(mode, encoding="utf-8") for mode in ("r", "w"))
         self._read("did not start", self.limits.start_s, time.monotonic() + self.limits.start_s)
 
     def ready(self) -> bool:
@@ -55,11 +57,16 @@ class WorkerEngine(Engine):
         deadline = time.monotonic() + self.limits.generate_s
         try:
             while "chunk" in (event := self._read("died", self.limits.generate_s, deadline)):
-                index, ids, ns = event["chunk"]
-                yield Chunk(index, tuple(ids), ns)
+                index, ids, ns, logprobs = event["chunk"]
+                yield Chunk(index, tuple(ids), ns, tuple(logprobs))
         except GeneratorExit:
-            self._cancel(deadline)
+            self._write({"call": "cancel", "index": None})
+            while "chunk" in self._read("died", self.limits.generate_s, deadline):
+                pass  # it was on its way
             raise
+
+    def cancel(self, index: int) -> None:
+        self._write({"call": "cancel", "index": index})
 
     def metrics(self) -> Mapping[str, float]:
         self._write({"call": "metrics"})
@@ -87,16 +94,6 @@ class WorkerEngine(Engine):
             self._socket.close()
         self._child = self._socket = None
 
-    def _cancel(self, deadline: float) -> None:
-        """What was on its way is thrown away. Not by the text stream: writing to it would drop what it has read."""
-        child, connection = self._running()
-        try:
-            connection.sendall(b'{"call": "cancel"}\n')
-        except OSError as error:
-            raise self._ended(child, "died") from error
-        while "chunk" in self._read("died", self.limits.generate_s, deadline):
-            pass
-
     def _running(self) -> tuple[Child, socket.socket]:
         if self._child is None or self._socket is None:
             raise EngineError("died", self.name, "it is not running.")
@@ -105,8 +102,8 @@ class WorkerEngine(Engine):
     def _write(self, document: dict[str, Any]) -> None:
         child, _ = self._running()
         try:
-            self._stream.write(json.dumps(document) + "\n")
-            self._stream.flush()
+            self._outgoing.write(json.dumps(document) + "\n")
+            self._outgoing.flush()
         except OSError as error:
             raise self._ended(child, "died") from error
 
@@ -115,7 +112,7 @@ class WorkerEngine(Engine):
         child, connection = self._running()
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            line = self._stream.readline()
+            line = self._incoming.readline()
         except TimeoutError as error:
             child.kill()
             fault = child.fault("timed out", f"it was ended after {limit_s:.0f} s without an answer.")

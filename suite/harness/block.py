@@ -24,7 +24,7 @@ from workloads.schema import Completion, Request, Workload
 
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import TextModel
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Unit:
 class Setting:
     """What all blocks of a run share."""
 
-    model: LanguageModel
+    model: TextModel
     threads: int
     energy: EnergyCounter | None
     gpus: GpuSampler
@@ -160,7 +160,7 @@ class BlockRun:
 
         protocol = self._spec.protocol
         counted = [shortened(request, protocol.counted_steps) for request in self._requests[: protocol.counted]]
-        if not counted:
+        if not counted or not unit.entrant.contender.inside:
             return
         self._setting.tick(f"{self._spec.workload.task}: counting {unit.spec.method.name}")
         model = self._setting.model
@@ -174,7 +174,8 @@ class BlockRun:
 
     def _result(self, unit: Unit) -> UnitResult:
         samples = tuple(unit.samples) if unit.alive else ()
-        noise = judge(unit.telemetry.disturbance, samples, self._setting.threads) if samples else None
+        inside = unit.entrant.contender.inside
+        noise = judge(unit.telemetry.disturbance, samples, self._setting.threads, inside) if samples else None
         card, model = unit.entrant.contender.method.card, self._setting.model
         return UnitResult(
             key=unit.key,
@@ -256,7 +257,10 @@ def describe(error: Exception) -> str:
 
 
 def sample(request: Request, completion: Completion, meter: RequestMeter, repeat: int, turn: int) -> Sample:
-    """The raw record of one timed request, by the meter's clock; it has no score yet."""
+    """The raw record of one timed request, by the meter's clock; it has no score yet.
+
+    The tokens of a search's answer all come at its end: there are no times between them.
+    """
     start_ns, stamps = meter.times(request.id)
     return Sample(
         request_id=request.id,
@@ -268,7 +272,7 @@ def sample(request: Request, completion: Completion, meter: RequestMeter, repeat
         text=completion.text,
         stop_reason=completion.stop_reason,
         ttft_ms=(stamps[0] - start_ns) / 1e6,
-        itl_ms=tuple((b - a) / 1e6 for a, b in itertools.pairwise(stamps)),
+        itl_ms=() if completion.search else tuple((b - a) / 1e6 for a, b in itertools.pairwise(stamps)),
         e2el_ms=(stamps[-1] - start_ns) / 1e6,
         score=None,
         drafts=completion.drafts,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
 
 from suite.errors import UnitError
 from suite.harness.meter import RequestMeter
 from suite.harness.options import method_config
-from suite.methods.base import Method, MethodConfig
+from suite.methods.base import Generator, Method, MethodConfig
 from suite.registry import METHODS
 from suite.spec import MethodSpec
 from workloads.schema import Completion, Request
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 class Contender:
-    """A method, its config and the model. Made once per run; `complete` attaches it anew each time."""
+    """A method, its config and the model. Made once per run; `complete` attaches it anew each time.
+
+    `inside`: the model is in this process, where given text can be scored and passes can be counted.
+    """
+
+    inside: ClassVar[bool] = True
 
     def __init__(self, method: Method, config: MethodConfig, model: LanguageModel) -> None:
         self.method = method
@@ -49,15 +55,23 @@ class Contender:
     def gated(self) -> Contender:
         """This one, prepared, as the gates ask it."""
         config = self.method.gated(self.config)
-        return self if config == self.config else Contender(self.method, config, self.model)
+        return self if config == self.config else self.other(config)
+
+    def other(self, config: MethodConfig) -> Contender:
+        """This one, prepared, with other options."""
+        return Contender(self.method, config, self.model)
 
     def model_bytes(self) -> int:
         """Bytes of the weights that a forward pass of this method reads."""
         return self.method.model_bytes(self.model, self.config)
 
+    def attached(self) -> AbstractContextManager[Generator]:
+        """The method at work on the model."""
+        return self.method.attach(self.model, self.config)
+
     def complete(self, requests: Sequence[Request], meter: RequestMeter) -> list[Completion]:
         """Attaches the method, completes the requests as one batch, detaches it, and checks what came back."""
-        with self.method.attach(self.model, self.config) as generator:
+        with self.attached() as generator:
             completions = list(generator.generate(requests, meter))
         self._check(requests, completions, meter)
         return completions

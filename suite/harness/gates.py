@@ -14,7 +14,7 @@ from suite.harness.meter import RequestMeter
 from workloads.schema import Completion, Request, truncate_middle
 
 if TYPE_CHECKING:
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import TextModel
 
 GATE_PROMPT_TOKENS = 1024
 GATE_NEW_TOKENS = 8
@@ -37,7 +37,7 @@ class GateRequests:
     text: Request
 
     @classmethod
-    def of(cls, request: Request, model: LanguageModel) -> GateRequests:
+    def of(cls, request: Request, model: TextModel) -> GateRequests:
         """`long` is cut in the middle, `short` keeps the first words, `forced` scores the prompt's own last words.
 
         `text` scores the words that follow the short request's, a paragraph of them.
@@ -77,8 +77,9 @@ class Gates:
         """All gates that apply to this method, passed or not. An exception of the method itself is not caught."""
         contender = contender.gated()
         first = _tokens(contender, self._requests.long)
+        scored = [finite(_complete(contender, self._requests.forced))] if contender.inside else []
         gates = [
-            finite(_complete(contender, self._requests.forced)),
+            *scored,
             same_tokens("deterministic", "its first run", _tokens(contender, self._requests.long), first),
         ]
         if contender is self._baseline:
@@ -126,7 +127,9 @@ class Gates:
         return perplexity(got, dense, contender.method.quality_nats or 0.0)
 
     def _log_probability(self, request: Request, ids: Sequence[int]) -> float:
-        """What the baseline gives to the last of `ids` after the others; minus infinity if their text has other ids."""
+        """What the baseline gives to the last of `ids` after the others; minus infinity if that cannot be asked."""
+        if not self._baseline.inside:
+            return -math.inf
         target = self._baseline.model.tokenizer.decode(ids)
         forced = _complete(self._baseline, request.model_copy(update={"id": "gate/tie", "target": target}))
         return forced.target_logprobs[-1] if forced.token_ids == tuple(ids) else -math.inf

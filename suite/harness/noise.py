@@ -74,9 +74,12 @@ class Disturbance:
         return self.other_s / self.wall_s
 
 
-def judge(disturbance: Disturbance, samples: Sequence[Sample], threads: int) -> Noise:
-    """The noise record of one unit; `threads` is the size of the OpenMP pool it ran with."""
-    cores, is_pinned = thread_pool.available_cores(), thread_pool.pinned(threads)
+def judge(disturbance: Disturbance, samples: Sequence[Sample], threads: int, inside: bool = True) -> Noise:
+    """The noise record of one unit; `threads` is the size of the OpenMP pool it ran with.
+
+    One that did not run `inside` this process has an engine's own pool, which is not looked at.
+    """
+    cores, is_pinned = thread_pool.available_cores(), not inside or thread_pool.pinned(threads)
     noise = Noise(
         threads=threads,
         pinned=is_pinned,

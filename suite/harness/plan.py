@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from suite.spec import EngineSpec, MethodSpec, ModelSpec, Protocol, RunSpec, Sam
 from workloads.schema import DataError, Workload
 
 if TYPE_CHECKING:
+    from suite.engines.base import Engine
     from suite.models.language_model import LanguageModel
 
 BASELINE = "dense"
@@ -104,12 +105,7 @@ class Plan(Spec):
 
 def plan(wishes: Wishes) -> Plan:
     """The validated plan. With a budget its limits are upper bounds until `budget.fit` has chosen them."""
-    _ = ENGINES[wishes.engine]  # raises with a suggestion, as the look-ups of the other names do
-    if wishes.engine != "native":
-        raise InputError(
-            f"`run` measures methods, which only the native engine can hold, not {wishes.engine}; "
-            f"`python -m suite engines compare --engines native,{wishes.engine}` sets that one beside it."
-        )
+    _check_engine(wishes)
     check_model(wishes.model)
     limit, budget_s = _limit(wishes.limit), parse_budget(wishes.budget)
     if limit is None and budget_s is None:
@@ -132,6 +128,22 @@ def plan(wishes: Wishes) -> Plan:
         limit=limit,
         budget_s=budget_s,
     )
+
+
+def _check_engine(wishes: Wishes) -> None:
+    """Through an engine run the baseline and what only draws tokens: `served.ServedContender` refuses the rest."""
+    if wishes.engine == "native":
+        return
+    kind: type[Engine] = ENGINES.load(wishes.engine)  # raises with a suggestion, as the look-ups of other names do
+    if not kind.draws or wishes.engine == "openai":
+        raise InputError(
+            f"`run` does not measure methods through engine {wishes.engine}, but in native, vllm and vllm-server; "
+            f"`python -m suite engines compare --engines native,{wishes.engine}` sets that one beside the native one."
+        )
+    if not wishes.methods:
+        raise InputError(f"--engine {wishes.engine} runs search methods: name one with --method, as best_of_n.")
+    if wishes.limit is None or wishes.budget is not None:
+        raise InputError(f"--engine {wishes.engine} knows no --budget: say how many items with --limit.")
 
 
 def parse_budget(budget: str | float | None) -> float | None:
@@ -192,7 +204,9 @@ def _methods(wished: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:
     return tuple(checked)
 
 
-def load_contenders(plan: Plan, model: LanguageModel) -> tuple[Plan, dict[str, Contender]]:
+def load_contenders(
+    plan: Plan, model: LanguageModel, load: Callable[[MethodSpec], Contender] | None = None
+) -> tuple[Plan, dict[str, Contender]]:
     """The methods on the loaded model, by `contender_id`, and the plan without those that do not apply.
 
     A method the user named and that cannot run on this model is an `InputError`; otherwise it is left out with a note.
@@ -200,7 +214,7 @@ def load_contenders(plan: Plan, model: LanguageModel) -> tuple[Plan, dict[str, C
     contenders: dict[str, Contender] = {}
     notes = list(plan.notes)
     for spec in plan.methods:
-        contender = Contender.load(spec, model)
+        contender = load(spec) if load is not None else Contender.load(spec, model)
         reason = contender.refusal()
         if reason is None:
             contenders[contender_id(spec)] = contender

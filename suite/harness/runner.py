@@ -21,25 +21,29 @@ from suite.harness.options import make_workload, read_requests
 from suite.harness.plan import Block, Plan, contender_id
 from suite.harness.progress import Listener, Tracker
 from suite.harness.store import Store
-from suite.harness.telemetry import UnitTelemetry, energy_counter
+from suite.harness.telemetry import Elsewhere, UnitTelemetry, energy_counter
 from suite.spec import RunSpec
 from workloads.schema import Request, Workload
 
 if TYPE_CHECKING:
     from suite.harness.counting import ModelCost
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import TextModel
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a plan runs on. `contenders` come from `plan.load_contenders`; `threads` is what the engine was given."""
+    """What a plan runs on. `contenders` come from `plan.load_contenders`; `threads` is what the engine was given.
 
-    model: LanguageModel
+    `elsewhere`: the engine, where the model is not in this process.
+    """
+
+    model: TextModel
     contenders: Mapping[str, Contender]
     store: Store
     threads: int
     model_cost: ModelCost | None = None
     listener: Listener | None = None
+    elsewhere: Elsewhere | None = None
 
 
 @dataclass
@@ -134,8 +138,9 @@ class _Run:
             return
         start = time.perf_counter()
         self._tracker.begin(block)
+        elsewhere = self._bench.elsewhere
         units = [
-            Unit(spec, key, self._entrants[contender_id(spec.method)], UnitTelemetry(setting.energy))
+            Unit(spec, key, self._entrants[contender_id(spec.method)], UnitTelemetry(setting.energy, elsewhere))
             for spec, key in zip(block.units, keys, strict=True)
         ]
         run = BlockRun(name, units, workload, _requests(workload, block.units[0]), setting)

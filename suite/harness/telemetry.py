@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from suite.harness.measurement import Energy, Memory
-from suite.harness.noise import Disturbance, snapshot
+from suite.harness.noise import Disturbance, Snapshot, snapshot
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -137,10 +137,23 @@ def energy_counter() -> EnergyCounter | None:
         return None
 
 
-class UnitTelemetry:
-    """Gathers memory, energy and disturbance over the timed turns of one unit."""
+class Elsewhere(Protocol):
+    """Processes that compute for this one: an engine."""
 
-    def __init__(self, counter: EnergyCounter | None) -> None:
+    def cpu_seconds(self) -> float:
+        """CPU time they have used so far."""
+        ...
+
+    def peak_memory_bytes(self) -> int | None:
+        """Their largest memory so far; None for those on another machine."""
+        ...
+
+
+class UnitTelemetry:
+    """Gathers memory, energy and disturbance over the timed turns of one unit, of `elsewhere` where that computes."""
+
+    def __init__(self, counter: EnergyCounter | None, elsewhere: Elsewhere | None = None) -> None:
+        self._elsewhere = elsewhere
         self.disturbance = Disturbance()
         self._counter = counter
         self._joules = 0.0
@@ -153,17 +166,23 @@ class UnitTelemetry:
         reset_peak_memory()
         reset_device_peak()
         energy = self._counter.read() if self._counter is not None else ()
-        before = snapshot()
+        before = self._snapshot()
         yield
-        self.disturbance.add(before, snapshot())
+        self.disturbance.add(before, self._snapshot())
         if self._counter is not None:
             self._joules += self._counter.joules(energy)
         self._process_peak = max(self._process_peak, process_peak_bytes())
         if (peak := device_peak_bytes()) is not None:
             self._device_peak = max(self._device_peak or 0, peak)
 
-    def memory(self, model_bytes: int) -> Memory:
-        """Peaks over all turns so far, in bytes."""
+    def _snapshot(self) -> Snapshot:
+        return snapshot(self._elsewhere.cpu_seconds() if self._elsewhere is not None else 0.0)
+
+    def memory(self, model_bytes: int) -> Memory | None:
+        """Peaks over all turns so far, in bytes; of an engine since its start, None where nobody knows them."""
+        if self._elsewhere is not None:
+            peak = self._elsewhere.peak_memory_bytes()
+            return None if peak is None else Memory(process_peak_bytes=peak, model_bytes=model_bytes)
         return Memory(
             process_peak_bytes=self._process_peak, model_bytes=model_bytes, device_peak_bytes=self._device_peak
         )

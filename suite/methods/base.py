@@ -16,8 +16,9 @@ from suite.place import Place
 from workloads.schema import Completion, Request
 
 if TYPE_CHECKING:
+    from suite.methods.search.asks import MakeSampler
     from suite.models.generation import Meter
-    from suite.models.language_model import LanguageModel
+    from suite.models.language_model import LanguageModel, TextModel
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class Method(ABC):
     def cost(config: Any, at: Situation) -> MethodCost:
         """What the analytic roofline counts in place of dense decoding, from the options alone; the least there is."""
         return DENSE
+
+    def through(self, model: TextModel, config: MethodConfig, sampler: MakeSampler) -> Generator | None:
+        """The method over an engine that draws tokens and shows no more; `None` for one that acts inside the model."""
+        return None
 
     @abstractmethod
     def attach(self, model: LanguageModel, config: MethodConfig) -> AbstractContextManager[Generator]:

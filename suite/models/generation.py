@@ -80,7 +80,10 @@ class Meter(Protocol):
 
 @dataclass
 class Slot:
-    """One request of the running batch: what it has produced, and whether it is done."""
+    """One request of the running batch: what it has produced, and whether it is done.
+
+    `told`: the log-probabilities of what it draws are wanted too, the model's own, before temperature.
+    """
 
     request: Request
     prompt: EncodedPrompt
@@ -88,6 +91,7 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stop_reason: StopReason | None = None
+    told: bool = False
 
     @property
     def limit(self) -> int:
@@ -197,6 +201,8 @@ def _take(model: LanguageModel, drawn: Sequence[int], logits: Tensor, slots: Seq
         token = drawn[row]
         if slot.prompt.target_ids:
             token = score_target(slot, logits[row])
+        elif slot.told:
+            slot.logprobs.append(float(logits[row].log_softmax(dim=-1)[token]))
         give(model, slot, token, meter)
     return any(slot.stop_reason is None for slot in slots)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,32 +46,31 @@ class EncodedPrompt:
         return self.ids[slice(*self.question)] if self.question is not None else ()
 
 
-@dataclass
-class LanguageModel:
-    """`digest` is a sha256 over config and weights; `origin` says in words where they came from."""
+class TextModel(ABC):
+    """What turns requests into a model's tokens, and tokens into text: all there is of a model that an engine runs.
+
+    `digest` is a sha256 over config and weights.
+    """
 
     name: str
-    decoder: Decoder
     tokenizer: Tokenizer
     dtype: Dtype
     digest: str
-    origin: str
 
     @property
+    @abstractmethod
     def config(self) -> ModelConfig:
         """Shape and switches of the decoder."""
-        return self.decoder.config
+
+    @property
+    @abstractmethod
+    def model_bytes(self) -> int:
+        """Bytes of the weights."""
 
     @property
     def window(self) -> int:
         """Trained context length in tokens."""
         return self.config.window
-
-    @cached_property
-    def model_bytes(self) -> int:
-        """Bytes of the parameters' real storages (a tied embedding counts once)."""
-        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.decoder.parameters()}
-        return sum(storages.values())
 
     def encode(self, request: Request) -> EncodedPrompt:
         """Token ids of a request. A prompt longer than the window is cut, refused or let through, as it says."""
@@ -114,6 +114,51 @@ class LanguageModel:
             cut = self.tokenizer.prompt(text, request.chat)
             limit -= len(cut) - room  # joining the halves can tokenise into a few tokens more
         return cut
+
+
+@dataclass
+class LanguageModel(TextModel):
+    """A model in this process. `origin` says in words where it came from."""
+
+    name: str
+    decoder: Decoder
+    tokenizer: Tokenizer
+    dtype: Dtype
+    digest: str
+    origin: str
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and switches of the decoder."""
+        return self.decoder.config
+
+    @cached_property
+    def model_bytes(self) -> int:
+        """Bytes of the parameters' real storages (a tied embedding counts once)."""
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.decoder.parameters()}
+        return sum(storages.values())
+
+
+@dataclass
+class ServedModel(TextModel):
+    """A model that an engine runs: its weights, `model_bytes` in their files, are not in this process."""
+
+    name: str
+    shape: ModelConfig
+    tokenizer: Tokenizer
+    dtype: Dtype
+    digest: str
+    weights: int
+
+    @property
+    def config(self) -> ModelConfig:
+        """As its config.json says."""
+        return self.shape
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the weight files."""
+        return self.weights
 
 
 def find_text(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, int] | None:

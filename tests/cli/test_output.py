@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from suite.commands.output import NAME, table
-from suite.commands.run_table import _name, print_spec_bench
+from suite.commands.run_table import _name, _ratio, print_spec_bench
 
 COLUMNS = ["method", *(f"figure {i}" for i in range(12))]
 
@@ -45,3 +45,9 @@ def test_a_combinations_options_stand_below_its_name_in_lines_that_are_not_folde
     assert options == ["(lookahead.decoding_length=8,", "streaming.sinks=4, a=1)"]
     assert max(map(len, options)) <= NAME
     assert _name("dense") == "dense"
+
+
+def test_a_ratio_that_is_missing_is_not_one() -> None:
+    """The baseline is 1; a search has no time per token, and no speed-up of it."""
+    assert _ratio({}, "tpot") == "1"
+    assert _ratio({"ttft": {"value": 0.5, "low": 0.4, "high": 0.6}}, "tpot") == "-"

@@ -55,20 +55,30 @@ class _Server:
         response = web.StreamResponse()
         await response.prepare(request)
         self._running += 1
-        async with self._turn:
-            await self._play(body, response)
-        self._running -= 1
+        try:
+            async with self._turn:
+                await self._play(body, response)
+        finally:
+            self._running -= 1
         await response.write(b"data: [DONE]\n\n")
         return response
 
     async def _play(self, body: dict[str, Any], response: web.StreamResponse) -> None:
         ends = tuple(body.get("stop_token_ids", ()))
-        prompt = Prompt(tuple(body["prompt"]), body["max_tokens"], ends)
-        chunks = self._engine.stream([prompt])
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            await asyncio.sleep(TOKEN_S)
-            choice = {"index": 0, "text": "", "token_ids": chunk.token_ids, "finish_reason": None}
-            await response.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        sampling = {name: body[name] for name in ("temperature", "top_p", "seed") if name in body}
+        stop = tuple(body.get("stop", ()))
+        prompt = Prompt(
+            tuple(body["prompt"]), body["max_tokens"], ends, **sampling, stop=stop, logprobs="logprobs" in body
+        )
+        chunks: Any = self._engine.stream([prompt])
+        try:
+            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                await asyncio.sleep(TOKEN_S)
+                choice = {"index": 0, "text": "", "token_ids": chunk.token_ids, "finish_reason": None}
+                choice |= {"logprobs": {"token_logprobs": chunk.logprobs}} if chunk.logprobs else {}
+                await response.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        except ConnectionResetError:  # the client called it off
+            await asyncio.to_thread(chunks.close)
 
 
 @contextmanager

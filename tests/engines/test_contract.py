@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,10 +22,20 @@ import pytest
 from suite.engines import vllm, vllm_environment
 from suite.engines.base import COUNTERS, GAUGES, Engine, EngineError, EngineModel, Limits, Prompt
 from suite.engines.native import NativeEngine
+from suite.engines.searching import EngineSampler
 from suite.engines.vllm_server import VllmServerEngine
-from suite.models.loaders import pinned
+from suite.harness.meter import RequestMeter
+from suite.methods.search.asks import Sampler, run
+from suite.methods.search.base import Desk
+from suite.methods.search.ledger import Ledger
+from suite.methods.search.policy import Policy
+from suite.methods.search.sampler import NativeSampler
+from suite.methods.search.trace import Problem, Trace
+from suite.models.loaders import load_model, load_served, pinned
 from suite.models.loaders.lab import CHECKPOINTS
+from suite.models.tokenizer import HFTokenizer
 from suite.registry import ENGINES
+from suite.spec import ModelSpec
 from tests.engines.serving import serving
 
 LAB = EngineModel("lab-recall", str(CHECKPOINTS / "lab-recall"), "fp32", 128)
@@ -121,6 +132,75 @@ def test_a_stream_that_is_closed_early_is_cancelled(engine: Engine, expected: li
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert [output.token_ids for output in engine.generate(PROMPTS)] == expected
+
+
+def test_a_stop_text_ends_its_prompt_with_the_token_that_completes_it(
+    engine: Engine, expected: list[list[int]]
+) -> None:
+    if not engine.draws:
+        pytest.skip("its generate has none for one prompt of a batch")
+    decode = HFTokenizer.from_directory(Path(engine.model.directory)).decode
+    place = next(i for i in range(1, 8) if decode(expected[0][i : i + 1]).strip())
+    stop = decode(expected[0][: place + 1])[-3:]
+    first, second = engine.generate([replace(PROMPTS[0], stop=(stop, "\x00")), PROMPTS[1]])
+    assert first.token_ids == next(ids for i in range(8) if stop in decode(ids := expected[0][: i + 1]))
+    assert second.token_ids == expected[1]
+
+
+def test_log_probabilities_are_the_models_own(engine: Engine) -> None:
+    """Whatever the temperature: what is drawn does not change what the model thinks of it."""
+    if not engine.draws:
+        pytest.skip("its generate has none")
+    warm = replace(PROMPTS[0], temperature=2.0, seed=3, logprobs=True)
+    chunks = list(engine.stream([replace(PROMPTS[0], logprobs=True), warm, PROMPTS[1]]))
+    first, second, third = ([c for c in chunks if c.index == index] for index in range(3))
+    assert all(len(chunk.logprobs) == len(chunk.token_ids) for chunk in first + second)
+    assert not any(chunk.logprobs for chunk in third)
+    assert all(value <= 1e-3 for chunk in first + second for value in chunk.logprobs)
+    ids = tuple(token for chunk in second for token in chunk.token_ids)
+    (again,) = engine.stream([replace(warm, ids=(*warm.ids, *ids[:3]), max_new_tokens=1, temperature=0.0)])
+    if again.token_ids[0] == ids[3]:
+        assert again.logprobs[0] == pytest.approx(sum((c.logprobs for c in second), ())[3], abs=1e-2)
+
+
+def test_one_prompt_is_called_off_and_the_others_go_on(engine: Engine, expected: list[list[int]]) -> None:
+    if not engine.draws:
+        pytest.skip("its generate cannot")
+    long, short = replace(PROMPTS[0], max_new_tokens=100), PROMPTS[1]
+    made: list[list[int]] = [[], []]
+    for chunk in engine.stream([long, short]):
+        if chunk.index == 0 and not made[0]:
+            engine.cancel(0)
+        made[chunk.index] += chunk.token_ids
+    assert 0 < len(made[0]) < 100
+    assert made[1] == expected[1]
+    assert [output.token_ids for output in engine.generate(PROMPTS)] == expected
+
+
+@pytest.mark.parametrize("name", [_parameter("vllm-server")])
+def test_a_search_through_vllm_is_the_native_one(name: str, vllm_server: VllmServerEngine) -> None:
+    """Without chance: pieces, ends, texts and ledger. A model that is loaded here draws the same tokens there."""
+    model = load_model(pinned.NAME, "fp32")
+
+    async def pieces(policy: Policy) -> list[Trace]:
+        chains = await policy.finish([policy.root] * 2, most=3)
+        written = await policy.write(chains[0], " and")
+        return await policy.first([written, chains[1]], 2, until=".")
+
+    def searched(sampler: Sampler) -> tuple[list[tuple[int, ...]], list[str], Ledger]:
+        policy = Policy(
+            Problem("p", "", tuple(model.tokenizer.encode("The river is wide"))[:20], 24), 0.0, 1.0, Ledger()
+        )
+        sampler.prefill([policy.root])
+        ((_, found),) = run([pieces(policy)], Desk(sampler, None).serve)
+        sampler.settle([policy.root], [policy.ledger])
+        return [trace.all_ids for trace in found], [trace.text for trace in found], policy.ledger
+
+    ids, texts, ledger = searched(EngineSampler(vllm_server, load_served(ModelSpec(name=pinned.NAME, dtype="fp32"))))
+    expected_ids, expected_texts, expected = searched(NativeSampler(model, RequestMeter()))
+    assert (ids, texts) == (expected_ids, expected_texts)
+    assert replace(ledger, prefilled=0) == replace(expected, prefilled=0)
+    assert ledger.prefilled == ledger.prompt_logical  # this server has no prefix cache, and says so
 
 
 def test_it_is_ready_and_its_memory_is_its_own(engine: Engine) -> None:

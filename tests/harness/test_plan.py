@@ -66,9 +66,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown model": ({"model": "fke"}, "unknown model 'fke'; did you mean 'fake'?"),
     "unknown engine": ({"engine": "nativ"}, "unknown engine 'nativ'; did you mean 'native'?"),
     "another engine": (
-        {"engine": "vllm"},
-        "`run` measures methods, which only the native engine can hold, not vllm; "
-        "`python -m suite engines compare --engines native,vllm` sets that one beside it.",
+        {"engine": "transformers"},
+        "`run` does not measure methods through engine transformers, but in native, vllm and vllm-server; "
+        "`python -m suite engines compare --engines native,transformers` sets that one beside the native one.",
+    ),
+    "an engine and no method": (
+        {"engine": "vllm", "methods": ()},
+        "--engine vllm runs search methods: name one with --method, as best_of_n.",
+    ),
+    "an engine and a budget": (
+        {"engine": "vllm-server", "budget": "3m"},
+        "--engine vllm-server knows no --budget: say how many items with --limit.",
     ),
     "unknown task": ({"tasks": ["z"]}, "workload tasks has no task 'z'; known: a, b, c, d, e."),
     "limit 0": ({"limit": 0}, "--limit 0 measures nothing; give at least 1 item per task."),

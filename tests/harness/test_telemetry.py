@@ -174,3 +174,27 @@ def test_without_a_gpu_there_is_no_thread(monkeypatch: pytest.MonkeyPatch) -> No
     with GpuSampler() as sampler, sampler.turn("a"):
         assert sampler._thread is None
     assert sampler.summary("a") == ()
+
+
+class Engine:
+    """Processes elsewhere: they used a second of CPU time between two looks."""
+
+    seconds = 0.0
+
+    def cpu_seconds(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    def peak_memory_bytes(self) -> int | None:
+        return 1234
+
+
+def test_an_engine_is_no_disturbance_and_its_memory_is_the_units() -> None:
+    alone, served = UnitTelemetry(None), UnitTelemetry(None, Engine())
+    for unit in (alone, served):
+        with unit.turn():
+            pass
+    assert served.disturbance.other_s < alone.disturbance.other_s - 0.9
+    memory = served.memory(7)
+    assert memory is not None
+    assert (memory.process_peak_bytes, memory.model_bytes) == (1234, 7)

@@ -22,17 +22,23 @@ class NativeBackend:
         torch.set_num_threads(settings["threads"])
         self._model = load_model(settings["model"], settings["dtype"])
 
-    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int]]:
+        self._slots: list[Slot] = []
+
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int, list[float]]]:
         """One event per token."""
-        slots = [_slot(number, prompt) for number, prompt in enumerate(prompts)]
+        self._slots = slots = [_slot(number, prompt) for number, prompt in enumerate(prompts)]
         attention = DenseAttention(self._model.config)
         done = [0] * len(slots)
         for _ in steps(self._model, attention, slots, Silent(), PREFILL_CHUNK):
             now = time.perf_counter_ns()
             for number, slot in enumerate(slots):
                 if len(slot.tokens) > done[number]:
-                    yield number, slot.tokens[done[number] :], now
+                    yield number, slot.tokens[done[number] :], now, slot.logprobs[done[number] :]
                     done[number] = len(slot.tokens)
+
+    def cancel(self, number: int) -> None:
+        """Ends one prompt of the batch that runs."""
+        self._slots[number].stop_reason = self._slots[number].stop_reason or "length"
 
     def metrics(self) -> dict[str, float]:
         """None: the harness's own meter has these figures."""
@@ -64,9 +70,10 @@ class Silent:
 
 
 def _slot(number: int, prompt: dict[str, Any]) -> Slot:
-    sampling = {name: prompt[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+    sampling = {name: prompt[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")}
     request = Request(id=str(number), task="", prompt="", metric="", **sampling)
-    return Slot(request, EncodedPrompt(tuple(prompt["ids"]), (), ()), tuple(prompt["eos_ids"]))
+    encoded = EncodedPrompt(tuple(prompt["ids"]), (), ())
+    return Slot(request, encoded, tuple(prompt["eos_ids"]), told=prompt["logprobs"])
 
 
 def make(settings: dict[str, Any]) -> NativeBackend:

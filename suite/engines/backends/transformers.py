@@ -41,8 +41,10 @@ class TransformersBackend:
         directory, dtype = settings["directory"], getattr(torch, settings["torch_dtype"])
         self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
 
-    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int]]:
+    def stream(self, prompts: list[dict[str, Any]]) -> Iterator[tuple[int, list[int], int, list[float]]]:
         """One event per token that a prompt still wanted."""
+        if any(prompt["stop"] or prompt["logprobs"] for prompt in prompts):
+            raise ValueError("transformers' generate has no stop texts and log-probabilities of one prompt of a batch")
         stamps = Stamps()
         thread = threading.Thread(target=self._run, args=(prompts, stamps), daemon=True)
         thread.start()
@@ -55,10 +57,14 @@ class TransformersBackend:
                 for number, token in enumerate(tokens):
                     if left[number]:
                         left[number] = 0 if token in prompts[number]["eos_ids"] else left[number] - 1
-                        yield number, [token], now
+                        yield number, [token], now, []
         finally:
             stamps.given_up = True
             thread.join()
+
+    def cancel(self, number: int) -> None:
+        """The batch goes on until its last prompt ends."""
+        raise ValueError("transformers' generate cannot call off one prompt of a batch")
 
     def metrics(self) -> dict[str, float]:
         """transformers keeps none."""

@@ -16,13 +16,14 @@ class StreamError(Exception):
 class Answer:
     """What a stream has said so far: for every event with output its arrival, tokens as far as told, text and ids.
 
-    `token_ids` are empty where the server gives none (vLLM does for `return_token_ids`).
+    `token_ids` are empty where the server gives none (vLLM does for `return_token_ids`), and so are `logprobs`.
     """
 
     arrivals: list[float] = field(default_factory=list)
     counts: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     token_ids: list[tuple[int, ...]] = field(default_factory=list)
+    logprobs: list[tuple[float, ...]] = field(default_factory=list)
     n_in: int | None = None
     n_out: int | None = None
     finished: bool = False
@@ -60,6 +61,7 @@ class Answer:
             self.counts.append(tokens)
             self.texts.append(text)
             self.token_ids.append(ids)
+            self.logprobs.append(tuple((choice.get("logprobs") or {}).get("token_logprobs") or ()))
 
     def _new_tokens(self, usage: dict[str, Any] | None) -> int | None:
         """Tokens since the last event that told; None where this one does not tell."""

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Trace
+
+if TYPE_CHECKING:
+    from suite.models.generation import Meter
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -66,6 +69,26 @@ class Scoring(Ask[list[tuple[float, ...]]]):
     ledger: Ledger
 
 
+class Sampler(Protocol):
+    """Draws and writes the pieces that searches ask for; what it costs goes to the asks' ledgers."""
+
+    def prefill(self, roots: Sequence[Trace]) -> None:
+        """A batch begins with the bare prompts."""
+
+    def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
+        """The children of every ask, in the order of its parents."""
+        ...
+
+    def write(self, asked: Sequence[Writing]) -> list[Trace]:
+        """Traces with the texts behind them."""
+        ...
+
+    def settle(self, roots: Sequence[Trace], ledgers: Sequence[Ledger]) -> None:
+        """The batch is over: what has been computed of prompts and texts, as far as it is not counted yet."""
+
+
+MakeSampler = Callable[["Meter"], Sampler]
+"""One for each batch."""
 Serve = Callable[[Sequence[Ask[Any]]], Sequence[Any]]
 
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from suite.methods.base import Generator, Method, MethodConfig, tunable
-from suite.methods.search.asks import Ask, Sampling, Scoring, Writing, run
+from suite.methods.search.asks import Ask, MakeSampler, Sampler, Sampling, Scoring, Writing, run
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.policy import Policy
 from suite.methods.search.sampler import NativeSampler
@@ -30,7 +31,7 @@ from suite.methods.search.verifier import Aggregate, Judge, JudgeName, Verifier,
 from suite.models.attention import DenseAttention
 from suite.models.branches import Forest
 from suite.models.generation import Meter, generate
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import LanguageModel, TextModel
 from workloads.schema import Completion, CostLedger, Request
 
 EXACT = "judged by the exact oracle, which no real verifier is"
@@ -61,15 +62,15 @@ class SearchMethod(Method):
     async def search(self, policy: Policy, verifier: Verifier, config: Any) -> Answer:
         """The answer to the policy's problem. What is awaited is all it costs."""
 
-    def refusal(self, model: LanguageModel, config: Any) -> str | None:
+    def refusal(self, model: TextModel, config: Any) -> str | None:
         """Branches know no sliding window, and not every judge reads every model's texts."""
-        if not Forest.fits(model.config):
+        if isinstance(model, LanguageModel) and not Forest.fits(model.config):
             return f"{model.name} has layers with a sliding window, over which texts cannot be forked yet"
         name = getattr(config, "verifier", None)
         why = None if name is None else make_judge(name).refusal(model)
         return None if why is None else f"verifier {name}: {why}"
 
-    def prepare(self, model: LanguageModel, config: Any) -> None:
+    def prepare(self, model: TextModel, config: Any) -> None:
         """Loads the judge, where there is one."""
         name = getattr(config, "verifier", None)
         if name is not None:
@@ -83,40 +84,49 @@ class SearchMethod(Method):
     @contextmanager
     def attach(self, model: LanguageModel, config: MethodConfig) -> Iterator[Generator]:
         """Nothing is installed on the model: a search is another way of calling it."""
-        yield SearchGenerator(model, self, config, self._judge)
+        yield NativeSearch(model, partial(NativeSampler, model), self, config, self._judge)
+
+    def through(self, model: TextModel, config: MethodConfig, sampler: MakeSampler) -> Generator:
+        """The same search; only where the tokens come from is another place."""
+        return SearchGenerator(model, sampler, self, config, self._judge)
 
 
 class SearchGenerator:
     """Runs batches of requests through a search."""
 
-    def __init__(self, model: LanguageModel, method: SearchMethod, config: Any, judge: Judge | None) -> None:
-        self._model, self._method, self._config, self._judge = model, method, config, judge
+    def __init__(
+        self, model: TextModel, sampler: MakeSampler, method: SearchMethod, config: Any, judge: Judge | None
+    ) -> None:
+        self._model, self._sampler = model, sampler
+        self._method, self._config, self._judge = method, config, judge
 
     def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]:
-        """One batch; completions in the order of the requests. A request with a `target` is scored, not searched."""
-        if any(request.target is not None for request in requests):
-            yield from generate(self._model, DenseAttention(self._model.config), requests, meter)
-            return
+        """One batch; completions in the order of the requests."""
         prompts = [self._model.encode(request) for request in requests]
         problems = [Problem.of(request, prompt.ids) for request, prompt in zip(requests, prompts, strict=True)]
+        sampler = self._sampler(meter)
         for problem in problems:
             meter.start(problem.id, len(problem.ids))
-        done = dict(self._searched(problems, meter))
+        done = dict(self._searched(problems, sampler, meter))
         judged = (EXACT,) if self._judge is not None and self._judge.exact else ()
         for index, prompt in enumerate(prompts):
             yield _completion(requests[index], done[index], (*prompt.notes, *judged), meter)
 
-    def _searched(self, problems: Sequence[Problem], meter: Meter) -> Iterator[tuple[int, tuple[Answer, Ledger]]]:
+    def _searched(
+        self, problems: Sequence[Problem], sampler: Sampler, meter: Meter
+    ) -> Iterator[tuple[int, tuple[Answer, Ledger]]]:
         """All problems side by side; an answer's tokens are known when its search is over."""
-        sampler, ledgers = NativeSampler(self._model, meter), [Ledger() for _ in problems]
+        ledgers = [Ledger() for _ in problems]
         if self._judge is not None:
             self._judge.begin(self._model)
+            self._judge.lend(sampler)
         policies = [
             Policy(problem, self._config.temperature, self._config.top_p, ledger)
             for problem, ledger in zip(problems, ledgers, strict=True)
         ]
         meter.phase("prefill")
-        sampler.prefill([policy.root for policy in policies])
+        roots = [policy.root for policy in policies]
+        sampler.prefill(roots)
         meter.phase("decode")
         aggregate: Aggregate = getattr(self._config, "aggregate", "prod")
         searches = [
@@ -125,14 +135,28 @@ class SearchGenerator:
         for index, answer in run(searches, Desk(sampler, self._judge).serve):
             for token in answer.trace.all_ids:
                 meter.token(problems[index].id, token)
-            ledgers[index].prefilled += len(problems[index].ids)
             yield index, (answer, ledgers[index])
+        sampler.settle(roots, ledgers)
+
+
+class NativeSearch(SearchGenerator):
+    """On a model of this process. A request with a `target` is scored, not searched."""
+
+    def __init__(self, model: LanguageModel, *rest: Any) -> None:
+        super().__init__(model, *rest)
+        self._native = model
+
+    def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]:
+        if any(request.target is not None for request in requests):
+            yield from generate(self._native, DenseAttention(self._native.config), requests, meter)
+        else:
+            yield from super().generate(requests, meter)
 
 
 class Desk:
     """Answers what the searches of a batch ask for: all of one kind together."""
 
-    def __init__(self, sampler: NativeSampler, judge: Judge | None) -> None:
+    def __init__(self, sampler: Sampler, judge: Judge | None) -> None:
         self._sampler, self._judge = sampler, judge
 
     def serve(self, asks: Sequence[Ask[Any]]) -> list[Any]:

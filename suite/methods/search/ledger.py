@@ -14,7 +14,7 @@ class Ledger:
     generated: int = 0
     sequential: int = 0
     prompt_logical: int = 0
-    prefilled: int = 0
+    prefilled: int | None = 0
     verifier_passes: int = 0
     verifier_tokens: int = 0
     judge_calls: int = 0
@@ -29,6 +29,10 @@ class Ledger:
         self.prompt_logical += sum(contexts)
         self.samples += len(lengths)
         self.cancelled += called_off
+
+    def prefill(self, tokens: int | None) -> None:
+        """Tokens that were computed without being drawn; None: nobody says how many, and so of the whole."""
+        self.prefilled = None if self.prefilled is None or tokens is None else self.prefilled + tokens
 
     def figures(self) -> SearchFigures:
         """The account as it is stored."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from kernels.sample import sample, statistics
 from suite.methods.search.asks import Sampling, Writing
-from suite.methods.search.marks import Marks
+from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import End, Trace
+from suite.methods.search.writing import Ends, text_of, without_end
 from suite.models.branches import Branch, Forest
 from suite.models.generation import AttentionRead, Meter
 from suite.models.language_model import LanguageModel
-from suite.models.stops import cut_at_stop
 
 
 @dataclass(eq=False)
@@ -48,7 +47,7 @@ class NativeSampler:
         self.model, self.meter = model, meter
         self.forest = Forest(model.decoder)
         self._branches: WeakKeyDictionary[Trace, Branch] = WeakKeyDictionary()
-        self._eos = set(model.config.eos_ids)
+        self._ends = Ends(model)
         self._prompt = 0
 
     def prefill(self, roots: Sequence[Trace]) -> None:
@@ -58,6 +57,11 @@ class NativeSampler:
         self._branches.update(zip(roots, branches, strict=True))
         longer = [(branch, root.problem.ids[:-1]) for root, branch in zip(roots, branches, strict=True)]
         self._append([(branch, ids) for branch, ids in longer if ids])
+
+    def settle(self, roots: Sequence[Trace], ledgers: Sequence[Ledger]) -> None:
+        """Every prompt was fed once."""
+        for root, ledger in zip(roots, ledgers, strict=True):
+            ledger.prefill(len(root.problem.ids))
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask, in the order of its parents."""
@@ -80,30 +84,18 @@ class NativeSampler:
             parent = self._without_end(ask.parent, ask.instead)
             branch, last = self._behind(parent)
             self._append([(branch, (*last, *ids[:-1]))])
-            ask.ledger.prefilled += len(ids)
-            child = Trace(parent.problem, parent, ids, self._text(parent, ids), (0.0,) * len(ids), drawn=False)
+            ask.ledger.prefill(len(ids))
+            child = Trace(parent.problem, parent, ids, text_of(self.model, parent, ids), (0.0,) * len(ids), drawn=False)
             self._branches[child] = branch
             children.append(child)
         return children
 
     def _without_end(self, trace: Trace, instead: str | None) -> Trace:
-        """The trace as it was before it wrote its end token, or the text `instead`."""
-        ids, decode = trace.ids, self.model.tokenizer.decode
-        if trace.end == "eos":
-            ids = ids[:-1]
-        marks = [mark for mark in (instead, *trace.problem.stop) if mark is not None]
-        start = min((decode(ids).index(mark) for mark in marks if mark in decode(ids)), default=None)
-        while start is not None and len(decode(ids)) > start:
-            ids = ids[:-1]
-        dropped = len(trace.ids) - len(ids)
-        if not dropped or trace.parent is None:
-            return trace
-        if not ids:
-            return trace.parent
-        text, logprobs = self._text(trace.parent, ids), trace.logprobs[:-dropped]
-        shorter = Trace(trace.problem, trace.parent, ids, text, logprobs, drawn=trace.drawn)
-        branch = self._branches[trace]
-        self._branches[shorter] = branch.up_to(branch.length - dropped)
+        """The trace as it was before it wrote its end, with a branch of its own."""
+        shorter, dropped = without_end(self.model, trace, instead)
+        if dropped:
+            branch = self._branches[trace]
+            self._branches[shorter] = branch.up_to(branch.length - dropped)
         return shorter
 
     def _row(self, ask: Sampling, index: int) -> _Row:
@@ -146,35 +138,21 @@ class NativeSampler:
             row.ids.append(token)
             row.logprobs.append(logprob)
             row.pending = (token,)
-            self._judge(row)
-
-    def _judge(self, row: _Row) -> None:
-        """Whether the row has come to an end, or to where it was to go."""
-        problem, until = row.parent.problem, row.asked.until
-        if row.ids[-1] in self._eos:
-            row.end = "eos"
-        elif problem.stop and self._marks(problem.stop).found(row.ids):
-            row.end = "stop"
-        elif row.parent.length + len(row.ids) >= problem.max_new_tokens:
-            row.end = "length"
-        found = until is not None and self._marks((until,)).found(row.ids)
-        row.reached = found or row.end in ("eos", "stop") or (row.end is None and len(row.ids) >= row.limit)
-
-    @lru_cache(maxsize=16)  # noqa: B019 - a sampler lives as long as its run
-    def _marks(self, texts: tuple[str, ...]) -> Marks:
-        return Marks(self.model.tokenizer, texts)
+            row.end, row.reached = self._ends.look(row.parent, row.ids, row.asked.until, row.limit)
 
     def _child(self, row: _Row) -> Trace:
         ids = tuple(row.ids)
         child = Trace(
-            row.parent.problem, row.parent, ids, self._text(row.parent, ids), tuple(row.logprobs), row.end, row.reached
+            row.parent.problem,
+            row.parent,
+            ids,
+            text_of(self.model, row.parent, ids),
+            tuple(row.logprobs),
+            row.end,
+            row.reached,
         )
         self._branches[child] = row.branch
         return child
-
-    def _text(self, parent: Trace, ids: tuple[int, ...]) -> str:
-        shown = [token for token in (*parent.all_ids, *ids) if token not in self._eos]
-        return cut_at_stop(self.model.tokenizer.decode(shown), parent.problem.stop)
 
 
 def _choose(logits: Tensor, rows: Sequence[_Row]) -> Tensor:

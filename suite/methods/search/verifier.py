@@ -16,10 +16,10 @@ from pydantic import AfterValidator, ValidationError
 
 from suite.errors import InputError
 from suite.methods.base import MethodConfig
-from suite.methods.search.asks import Scoring
+from suite.methods.search.asks import Sampler, Scoring
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Trace
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 from suite.registry import Entry, Registry
 
 Aggregate = Literal["prod", "min", "last", "mean"]
@@ -41,6 +41,19 @@ JUDGES = Registry(
         Entry("prm", "suite.methods.search.judges.heads:ProcessJudge", "process reward", "the lab's trained PRM"),
         Entry("orm", "suite.methods.search.judges.heads:OutcomeJudge", "outcome reward", "the lab's trained ORM"),
         Entry("flipped", "suite.methods.search.judges.flipped:FlippedJudge", "degraded", "another one, at times wrong"),
+        Entry("llm_judge", "suite.methods.search.judges.asked:YesNoJudge", "policy", "a language model's yes or no"),
+        Entry(
+            "self_process_value",
+            "suite.methods.search.judges.asked:ProcessEvaluation",
+            "policy",
+            "the policy's written verdict on the solution",
+        ),
+        Entry(
+            "self_result_value",
+            "suite.methods.search.judges.asked:ResultEvaluation",
+            "policy",
+            "the policy's written verdict on the answer",
+        ),
         Entry("oracle", "suite.methods.search.judges.oracle:OracleJudge", "ceiling", "the exact check of every step"),
     ),
 )  # fmt: skip
@@ -56,15 +69,18 @@ class Judge(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         """Why it cannot judge what this model writes, as one sentence; None when it can."""
         return None
 
-    def prepare(self, policy: LanguageModel) -> None:  # noqa: B027 - most judges need nothing
+    def prepare(self, policy: TextModel) -> None:  # noqa: B027 - most judges need nothing
         """Loads what it needs; `policy` is the model whose traces it will see. Untimed."""
 
-    def begin(self, policy: LanguageModel) -> None:  # noqa: B027
+    def begin(self, policy: TextModel) -> None:  # noqa: B027
         """A batch begins: traces of earlier ones will not come again."""
+
+    def lend(self, sampler: Sampler) -> None:  # noqa: B027
+        """What draws the policy's tokens in the batch that begins, for a judge that is the policy itself."""
 
     @abstractmethod
     def score(self, asked: Sequence[Scoring]) -> list[list[Steps]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from suite.errors import InputError
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import LanguageModel, ServedModel
 from suite.models.loaders import gguf, hf, hub, lab, pinned
 from suite.registry import MODELS
-from suite.spec import Dtype
+from suite.spec import Dtype, ModelSpec
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -27,6 +27,11 @@ def load_model(name: str, dtype: Dtype) -> LanguageModel:
     if _HUB_ID.fullmatch(name):
         return _from_hub(name, dtype)
     return cast(LanguageModel, MODELS.load(name)(dtype))  # raises, and suggests a name
+
+
+def load_served(model: ModelSpec) -> ServedModel:
+    """What there is of a model beside its weights, for one that an engine runs."""
+    return hf.served(model_directory(model.name), model.dtype, model.name)
 
 
 def model_directory(name: str) -> Path:

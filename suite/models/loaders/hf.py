@@ -15,7 +15,7 @@ from torch import Tensor
 from suite.errors import InputError
 from suite.models.config import ModelConfig, from_hf
 from suite.models.decoder import Decoder
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import LanguageModel, ServedModel
 from suite.models.loaders.weights import Tensors, build, digest
 from suite.models.tokenizer import HFTokenizer
 from suite.spec import Dtype
@@ -28,6 +28,13 @@ def load(directory: Path, dtype: Dtype, name: str, origin: str) -> LanguageModel
     tokenizer = HFTokenizer.from_directory(directory)
     decoder = load_decoder(directory, dtype)
     return LanguageModel(name, decoder, tokenizer, dtype, model_digest(directory), origin)
+
+
+def served(directory: Path, dtype: Dtype, name: str) -> ServedModel:
+    """The model in `directory` without its weights."""
+    tokenizer, weights = HFTokenizer.from_directory(directory), weight_files(directory)
+    size = sum(path.stat().st_size for path in weights)
+    return ServedModel(name, read_config(directory), tokenizer, dtype, model_digest(directory), size)
 
 
 def load_decoder(directory: Path, dtype: Dtype) -> Decoder:

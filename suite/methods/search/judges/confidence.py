@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from suite.errors import UnitError
 from suite.methods.search.asks import Scoring
 from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import Judge, Steps
@@ -19,4 +20,6 @@ class SelfJudge(Judge):
 
 
 def _confidence(trace: Trace) -> Steps:
+    if any(len(piece.logprobs) != len(piece.ids) for piece in trace.lineage):
+        raise UnitError("verifier self needs the log-probabilities of the tokens, which this engine does not give.")
     return tuple(math.exp(fmean(piece.logprobs)) for piece in trace.lineage if piece.logprobs)

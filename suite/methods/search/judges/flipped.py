@@ -8,10 +8,10 @@ from zlib import crc32
 from pydantic import Field
 
 from suite.methods.base import MethodConfig
-from suite.methods.search.asks import Scoring
+from suite.methods.search.asks import Sampler, Scoring
 from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import Judge, JudgeName, Steps, make_judge
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 
 
 class FlippedOptions(MethodConfig):
@@ -31,14 +31,17 @@ class FlippedJudge(Judge):
         super().__init__(options)
         self._judge = make_judge(self.options.of)
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         return self._judge.refusal(policy)
 
-    def prepare(self, policy: LanguageModel) -> None:
+    def prepare(self, policy: TextModel) -> None:
         self._judge.prepare(policy)
 
-    def begin(self, policy: LanguageModel) -> None:
+    def begin(self, policy: TextModel) -> None:
         self._judge.begin(policy)
+
+    def lend(self, sampler: Sampler) -> None:
+        self._judge.lend(sampler)
 
     def score(self, asked: Sequence[Scoring]) -> list[list[Steps]]:
         scored = self._judge.score(asked)

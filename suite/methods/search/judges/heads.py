@@ -9,7 +9,7 @@ from torch import Tensor
 
 from suite.methods.search.judges.reading import ReadingJudge, sigmoid
 from suite.methods.search.verifier import Steps
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 from suite.models.loaders import lab
 from suite.models.rewards import TokenReward, right_or_wrong
 
@@ -20,7 +20,7 @@ class ProcessJudge(ReadingJudge):
     behind: ClassVar[bool] = False
     checkpoint: ClassVar[str] = "chain-prm"
 
-    def prepare(self, policy: LanguageModel) -> None:
+    def prepare(self, policy: TextModel) -> None:
         model = lab.reward(self.checkpoint)
         assert isinstance(model, TokenReward)
         self._decoder = model.decoder

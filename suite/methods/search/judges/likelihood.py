@@ -10,7 +10,7 @@ from torch import Tensor
 
 from suite.methods.search.judges.reading import ReadingJudge, sigmoid
 from suite.methods.search.verifier import Steps
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 from suite.models.loaders import lab
 from suite.models.rewards import CLIP, LikelihoodPRM
 
@@ -20,7 +20,7 @@ class LikelihoodJudge(ReadingJudge):
 
     behind: ClassVar[bool] = True
 
-    def prepare(self, policy: LanguageModel) -> None:
+    def prepare(self, policy: TextModel) -> None:
         model = lab.reward("chain-likelihood")
         assert isinstance(model, LikelihoodPRM)
         self._decoder, self._a, self._b = model.decoder, model.a.item(), model.b.item()

@@ -8,7 +8,7 @@ from typing import ClassVar
 from suite.methods.search.asks import Scoring
 from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import TINY, Judge, Steps
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 from workloads.generators.chain import judge, lines, parse, vocabulary
 from workloads.schema import DataError
 
@@ -18,7 +18,7 @@ class OracleJudge(Judge):
 
     exact: ClassVar[bool] = True
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         """Only the models of workload chain write lines that it can check."""
         return None if speaks_chain(policy) else f"it checks workload chain only, which {policy.name} cannot do"
 
@@ -26,7 +26,7 @@ class OracleJudge(Judge):
         return [[_checked(trace) for trace in ask.traces] for ask in asked]
 
 
-def speaks_chain(model: LanguageModel) -> bool:
+def speaks_chain(model: TextModel) -> bool:
     """Whether the model's tokens are those of the lab's chains."""
     words = vocabulary()
     return model.config.vocab == len(words) and model.tokenizer.encode(words[-1]) == [len(words) - 1]

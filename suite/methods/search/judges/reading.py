@@ -20,7 +20,7 @@ from suite.methods.search.trace import Trace
 from suite.methods.search.verifier import Judge, Steps
 from suite.models.branches import Branch, Forest
 from suite.models.decoder import Decoder
-from suite.models.language_model import LanguageModel
+from suite.models.language_model import TextModel
 
 GROUP = 256  # traces read at a time: their logits are held at once
 
@@ -44,11 +44,11 @@ class ReadingJudge(Judge):
     behind: ClassVar[bool]
     _decoder: Decoder
 
-    def refusal(self, policy: LanguageModel) -> str | None:
+    def refusal(self, policy: TextModel) -> str | None:
         """The lab's reward models read the tokens of chains."""
         return None if speaks_chain(policy) else f"it reads workload chain only, which {policy.name} cannot do"
 
-    def begin(self, policy: LanguageModel) -> None:
+    def begin(self, policy: TextModel) -> None:
         self._forest = Forest(self._decoder)
         self._known: WeakKeyDictionary[Trace, _Read] = WeakKeyDictionary()
         self._tokenizer = policy.tokenizer
