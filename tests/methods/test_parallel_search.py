@@ -183,7 +183,15 @@ def test_one_after_the_other_gives_the_same_answer_for_fewer_tokens(search, m):
     alone, less = search(ShortMAtK, scripts, closing=CLOSE, samples=6, m=m, sequential=True)
     assert alone.trace.all_ids == together.trace.all_ids
     assert {trace.text for trace in alone.pool} == {trace.text for trace in together.pool}
+    answering = m * len(f"#### 1{EOS}")
+    assert less.generated == sum(_cost(lengths, i, m) for i in range(6)) + answering
     assert less.sequential > cost.sequential
+
+
+def _cost(lengths, place, m):
+    """A chain is called off one token before the m-th shortest of those before it."""
+    best = sorted(lengths[:place])[:m]
+    return min(lengths[place], best[-1] - 1) if len(best) == m else lengths[place]
 
 
 def test_the_stop_online_is_the_rule_offline(search):
@@ -307,6 +315,19 @@ def test_what_follows_a_taken_back_stop_is_drawn_as_if_it_had_never_been(model):
     again = forest.feed([long], [[5]])
     other = forest.root()
     torch.testing.assert_close(again, forest.feed([other], [[*IDS * 3, 5]]))
+
+
+def test_log_probabilities_behind_a_taken_back_stop_are_those_of_the_text(search, model):
+    """One pass over the whole text gives every drawn token the log-probability that the search noted."""
+    scripts = [f"one #### 1{EOS}", "one #### 1Wait no" + "." * 99]
+    answer, _ = search(BudgetForcing, scripts, new=40, guide="", answer_tokens=0, temperature=1.0)
+    ids = list(answer.trace.all_ids)
+    forest = sampler.Forest(model.decoder)
+    (logits,) = forest.feed_all([forest.root()], [[*IDS, *ids]])
+    behind = logits[len(IDS) - 1 : -1].log_softmax(dim=-1)[range(len(ids)), ids]
+    noted = torch.tensor(answer.trace.all_logprobs)
+    drawn = torch.tensor([piece.drawn for piece in answer.trace.lineage for _ in piece.ids])
+    torch.testing.assert_close(noted[drawn], behind[drawn], atol=1e-4, rtol=1e-4)
 
 
 # Self-refine.
