@@ -1,0 +1,239 @@
+"""`suite roofline --validate`: times a model's passes and says how well the roofline predicts them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suite.commands.calibration import ensure_calibration
+from suite.commands.output import number, print_json, progress_bar, stderr, stdout, table
+from suite.commands.roofline import read_precision, shape_of
+from suite.commands.stores import open_store
+from suite.commands.wishes import numbers
+from suite.errors import InputError, NothingMeasuredError
+from suite.harness import machine
+from suite.harness import threads as thread_pool
+from suite.harness.measurement import Validation
+from suite.harness.noise import LOAD_LIMIT, STEAL_LIMIT
+from suite.harness.plan import parse_budget
+from suite.harness.progress import Progress
+from suite.harness.store import Store, now
+from suite.spec import Dtype
+
+if TYPE_CHECKING:
+    from analysis.residuals import Residuals
+    from analysis.roofline.validation import Assessment
+    from suite.harness.passes import PassUnit, Timings
+    from suite.models.language_model import LanguageModel
+
+BATCHES, LENGTHS, BUDGET = "1,2,4,8,16", "128,256,512,1024,2048,4096,8192", "4m"
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """The options of `suite roofline --validate`, as given; empty ones have defaults."""
+
+    model: str
+    method: str
+    hardware: str
+    batch: str
+    seqlen: str
+    bits: str
+    threads: int
+    budget: str
+    store: Path | None
+    as_json: bool
+
+
+def validate(options: ValidateOptions) -> int:
+    """Times what the budget allows, adds it to the store and prints the statistics; 1 where a bar is missed."""
+    from analysis.roofline.validation import assess
+    from suite.models.loaders import load_model
+
+    if (options.method, options.hardware) != ("dense", "local"):
+        raise InputError("--validate times dense passes on this machine; leave --method and --hardware out.")
+    batches = numbers(options.batch or BATCHES, "--batch")
+    lengths = numbers(options.seqlen or LENGTHS, "--seqlen")
+    budget_s, dtype = parse_budget(options.budget or BUDGET), _dtype(options.bits)
+    threads = options.threads or thread_pool.available_cores()
+    with open_store(options.store) as store:
+        ensure_calibration(store, threads, stderr())
+        model = load_model(options.model, dtype)
+        _measure(store, model, threads, _units(sorted(batches), sorted(lengths), threads), budget_s or 0.0)
+        here = machine.machine_id()
+        found = assess(store.validations(here), store.calibration(here))
+    if found is None:
+        raise NothingMeasuredError("no shape of the fitted half was timed; give more of them, or a longer --budget.")
+    if options.as_json:
+        print_json(document(found))
+    else:
+        _print(found)
+    return int(bool(found.missed()))
+
+
+def _dtype(bits: str) -> Dtype:
+    """The data type of which weights, keys and activations all are."""
+    precision = read_precision(bits)
+    widths = {precision.weight, precision.kv, precision.activation}
+    if widths not in ({2.0}, {4.0}):
+        raise InputError(f"--validate times models in bf16 or fp32, not in --bits {bits}; write 16/16/16 or 32/32/32.")
+    return "bf16" if widths == {2.0} else "fp32"
+
+
+def _units(batches: list[int], lengths: list[int], threads: int) -> list[PassUnit]:
+    """Both phases over the grid; with the bounds perturbed where a core can be spared."""
+    from suite.harness.companion import spare_cpu
+    from suite.harness.passes import grid, perturbed
+
+    units = grid(batches, lengths, threads)
+    if spare_cpu() is None:
+        stderr().print("no spare core for a companion, so no bound is perturbed", markup=False)
+        return units
+    return units + perturbed(batches, lengths)
+
+
+def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassUnit], budget_s: float) -> None:
+    """Times the units and stores what was timed, interrupted or not."""
+    from analysis.roofline.ceilings import Ceilings
+    from analysis.roofline.validation import PassModel
+    from suite.harness.heap import frozen_heap
+    from suite.harness.passes import Agenda, PassBench, Timings, time_passes
+
+    calibration = store.calibration(machine.machine_id())
+    assert calibration is not None
+    run = Validation(
+        machine_id=machine.machine_id(),
+        measured_at=now(),
+        code_version=machine.code_version(),
+        model=model.name,
+        model_digest=model.digest,
+        shape=asdict(shape_of(model.config)),
+        dtype=model.dtype,
+        threads=threads,
+    )
+    priced = PassModel(run, Ceilings(calibration))
+
+    def expected_s(unit: PassUnit) -> float:
+        least = priced.bound(unit.times())
+        return 0.0 if least is None else least.seconds
+
+    bench = PassBench(model, max(unit.batch for unit in units), max(unit.tokens for unit in units))
+    agenda, timings = Agenda(units, _seen(store, run), expected_s, budget_s), Timings()
+    try:
+        with frozen_heap(), progress_bar() as show:
+            time_passes(bench, agenda, timings, lambda unit, left: show(_moment(unit, timings, len(units), left)))
+    finally:
+        if timings.ms:
+            store.add_machine(run.machine_id, json.dumps(machine.fingerprint()))
+            store.add_validation(run.model_copy(update=timings.figures()))
+    if not timings.ms:
+        raise NothingMeasuredError("the budget is too short for a single pass; give a longer --budget.")
+
+
+def _seen(store: Store, run: Validation) -> dict[PassUnit, int]:
+    """Samples of each unit in earlier runs of the same kind."""
+    from suite.harness.passes import PassUnit
+
+    same = [old for old in store.validations(run.machine_id) if old.kind == run.kind]
+    return dict(Counter(PassUnit.of(times) for old in same for times in old.times for _ in times.ms))
+
+
+def _moment(unit: PassUnit, timings: Timings, units: int, left_s: float) -> Progress:
+    beside = "" if unit.beside == "nothing" else f" beside {unit.beside}"
+    activity = f"{unit.phase} {unit.part}, {unit.batch} x {unit.tokens}{beside}"
+    return Progress(activity, 0, 0, len(timings.ms), units, left_s)
+
+
+def document(found: Assessment) -> dict[str, Any]:
+    """Everything but the raw samples, which are in the store."""
+    from analysis.roofline.validation import score_rows
+
+    return {
+        "model": found.model,
+        "dtype": found.dtype,
+        "threads": found.threads,
+        "parameters": [
+            {"term": term, "value": value, "unit": unit} for term, value, unit in found.fitted.described()
+        ],
+        "scores": [
+            {"side": _side(row.held_out), **{k: v for k, v in asdict(row).items() if k not in ("held_out", "residuals")},
+             **asdict(row.residuals)}
+            for row in score_rows(found)
+        ],
+        "points": [asdict(point) for point in found.points],
+        "bound_above_measurement": [asdict(point) for point in found.above()],
+        "perturbed": [{**asdict(one), "right": one.right} for one in found.perturbed],
+        "bound_accuracy": found.accuracy,
+        "controls": found.controls,
+        "missed": found.missed(),
+    }  # fmt: skip
+
+
+def _side(held_out: bool) -> str:
+    return "held out" if held_out else "fitted"
+
+
+def _print(found: Assessment) -> None:
+    from analysis.roofline.validation import score_rows
+
+    where = f"{found.model}, {found.dtype}, {found.threads} threads"
+    table(
+        f"effective rates, fitted: {where}",
+        ["term", "value", "unit"],
+        [[term, number(value), unit] for term, value, unit in found.fitted.described()],
+    )
+    for held_out in (False, True):
+        rows = [row for row in score_rows(found) if row.held_out == held_out and (row.part == "pass" or not row.batch)]
+        table(
+            f"predicted against measured time, shapes {_side(held_out)}: {where}",
+            ["phase", "part", "batch", *COLUMNS],
+            [[row.phase, row.part, str(row.batch or "all"), *_cells(row.residuals)] for row in rows],
+            left=3,
+        )
+    for line in sentences(found):
+        stdout().print(line, markup=False)
+
+
+COLUMNS = ("n", "MAPE", "bias", "median", "p90", "worst", "at batch × tokens", "pred/meas", "rank correlation")
+
+
+def _cells(score: Residuals) -> list[str]:
+    shares = (score.mape, score.bias, score.median, score.p90, score.worst)
+    signs = ("", "+", "+", "", "+")
+    cells = [f"{share:{sign}.1%}" for share, sign in zip(shares, signs, strict=True)]
+    return [str(score.n), *cells, score.worst_at, number(score.ratio), number(score.rank)]
+
+
+def sentences(found: Assessment) -> list[str]:
+    """What the tables do not say: the bound, the perturbation, the bars."""
+    lines = ["prompts are read as the engine reads them; decode steps stand on caches filled with random keys and values"]
+    bounded = [point for point in found.points if point.bound_ms is not None]
+    if bounded:
+        near = max(bounded, key=lambda point: (point.bound_ms or 0.0) / point.measured_ms)
+        share = (near.bound_ms or 0.0) / near.measured_ms
+        lines.append(
+            f"the uncalibrated bound is above {len(found.above())} of {len(bounded)} measurements; "
+            f"it is nearest at {near.phase} {near.part} {near.where}, {share:.0%} of the time"
+        )
+    if found.controls is not None:
+        read, multiply = found.controls
+        lines.append(
+            f"beside a core that copies memory instead of multiplying, a read from memory takes {read:.2f} times as "
+            f"long, a product in a cache {multiply:.2f} times"
+        )
+    if found.accuracy is not None:
+        lines.append(
+            f"what the roofline calls bound by memory slows down with them, and nothing else does, in "
+            f"{sum(one.right for one in found.perturbed)} of {len(found.perturbed)} cases ({found.accuracy:.0%})"
+        )
+        lines += [
+            f"  wrong: {one.phase} {one.part} {one.batch} × {one.tokens}, called {one.level}, took {one.slowdown:.2f} times"
+            for one in found.perturbed if not one.right
+        ]
+    steal, load = found.disturbed
+    if steal > STEAL_LIMIT or load > LOAD_LIMIT:
+        lines.append(f"the machine was not idle: {steal:.1%} stolen, {load:.2f} cores busy with other processes")
+    return lines + [f"missed: {line}" for line in found.missed()]
