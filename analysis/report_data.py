@@ -8,6 +8,8 @@ from typing import Any
 
 from analysis.comparison import Comparison, Contest
 from analysis.lrm_survey import SurveyRow
+from analysis.residuals import Score
+from analysis.roofline.validation import Assessment
 from analysis.spec_bench import SpecBenchRow
 
 
@@ -166,7 +168,10 @@ class MethodPage:
 
 @dataclass(frozen=True)
 class ReportData:
-    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download."""
+    """One report. `conditions` are (name, value) pairs to print; `raw` is the JSON document to download.
+
+    `scores` compare the units' passes with the uncalibrated roofline, `validation` those of a validation with both.
+    """
 
     generated_at: str
     machine: str
@@ -182,3 +187,5 @@ class ReportData:
     raw: Mapping[str, Any]
     methods: tuple[MethodPage, ...] = ()
     survey: tuple[SurveyRow, ...] = ()
+    scores: tuple[Score, ...] = ()
+    validation: Assessment | None = None

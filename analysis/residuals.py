@@ -59,6 +59,18 @@ class Residuals:
     rank: float | None
 
 
+@dataclass(frozen=True)
+class Score:
+    """Statistics of one group; `batch` 0 stands for all batches. `held_out` is None where nothing was fitted."""
+
+    phase: str
+    part: str
+    batch: int
+    dtype: str
+    residuals: Residuals
+    held_out: bool | None = None
+
+
 def residuals(points: Sequence[Compared]) -> Residuals | None:
     """None of no points. `p90` is the 90th percentile of absolute residuals, `worst` the largest with its sign."""
     if not points:

@@ -33,9 +33,11 @@ from analysis.report_data import (
     TaskScore,
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
+from analysis.roofline.validation import assess
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
 from analysis.taxonomy import rule_notes
+from analysis.unit_scores import unit_scores
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -62,7 +64,13 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     machine = json.loads(store.machines().get(machine_id, "{}"))
     left_out = len(everything) - len(units)
     data = _report_data(units, findings, calibration, machine, left_out)
-    return replace(data, methods=method_pages(here, data.points, data.claims))
+    validations = store.validations(machine_id)
+    return replace(
+        data,
+        methods=method_pages(here, data.points, data.claims),
+        validation=assess(validations, calibration),
+        raw={**data.raw, "validations": [run.model_dump(mode="json") for run in validations]},
+    )
 
 
 def newest_blocks(units: Sequence[UnitResult]) -> list[UnitResult]:
@@ -96,6 +104,7 @@ def _report_data(
         streams=_streams(ceilings),
         outputs=_outputs(units, rows),
         survey=survey_rows(rows, units),
+        scores=tuple(unit_scores(units, ceilings)),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
@@ -197,7 +206,7 @@ def _roofs(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[Roof
         peak, sweep = ceilings.gemm(dtype, threads), ceilings.streams("read", threads)
         if peak is None or not sweep:
             continue
-        llc = ceilings.calibration.conditions.get("llc_bytes", 0)
+        llc = ceilings.llc_bytes
         cached = [ceiling for ceiling in sweep if ceiling.size <= llc // 2][-1:]
         lines = {f"memory ({human_bytes(sweep[-1].size)})": sweep[-1].value}
         lines |= {f"cache ({human_bytes(ceiling.size)})": ceiling.value for ceiling in cached}

@@ -20,8 +20,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from analysis.report_data import ReportData
+from analysis.roofline.validation import score_rows
+from analysis.roofline.validation_text import sentences
 from analysis.wording import number
-from reports import figures, grid_figures, machine_figures, static, style, tables
+from reports import figures, grid_figures, machine_figures, residual_figures, static, style, tables
 
 SHOWN_POINTS = 100
 """Roofline rows of one method in the page."""
@@ -65,6 +67,8 @@ def render(data: ReportData) -> str:
             interval=style.interval,
             figures=set(drawn),
             shown_points=SHOWN_POINTS,
+            validation_scores=score_rows(data.validation) if data.validation is not None else [],
+            validation_sentences=sentences(data.validation) if data.validation is not None else [],
             figures_json=_embedded({name: json.loads(figure.to_json()) for name, figure in drawn.items()}),
             raw_json=_embedded(data.raw),
             css=_template_text("report.css"),
@@ -77,6 +81,7 @@ def render(data: ReportData) -> str:
 def _figures(data: ReportData) -> dict[str, go.Figure]:
     """All figures by the id of their place in the page."""
     drawn = {f"machine-{name}": figure for name, figure in machine_figures.machine_figures(data).items()}
+    drawn |= {f"residual-{name}": figure for name, figure in residual_figures.residual_figures(data.validation).items()}
     if (frontier := grid_figures.frontier(data.frontier)) is not None:
         drawn["claims-frontier"] = frontier
     for index, contest in enumerate(data.contests, start=1):

@@ -15,7 +15,9 @@ def roofline_command(
     ] = False,
     validate: Annotated[
         bool,
-        typer.Option("--validate", help="Time passes of the model here; say how well the roofline predicts them."),
+        typer.Option(
+            "--validate", help="Time passes of the model here, 128 to 8192 tokens; say how well they are predicted."
+        ),
     ] = False,
     model: Annotated[
         str, typer.Option("--model", help="A model of `suite list models` or `shapes`, a directory, or a config.json.")
@@ -27,8 +29,13 @@ def roofline_command(
     hardware: Annotated[
         str, typer.Option("--hardware", help="A device of `suite list hardware`, FILE.toml[:NAME], or `local`.")
     ] = "local",
-    batch: Annotated[str, typer.Option("--batch", help="Sequences; several as 1,4,16 (default 1; --validate has a grid).")] = "",
-    seqlen: Annotated[str, typer.Option("--seqlen", help="Tokens of context; several as 1024,8192 (default 4096; --validate has a grid).")] = "",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Sequences; several as 1,4,16 (default 1; for --validate 1,2,4,8,16).")
+    ] = "",
+    seqlen: Annotated[
+        str,
+        typer.Option("--seqlen", help="Tokens of context; several as 1024,8192 (default 4096; see --validate)."),
+    ] = "",
     bits: Annotated[str, typer.Option("--bits", help="Weight/KV/activation bits.")] = "16/16/16",
     unfused: Annotated[bool, typer.Option("--unfused", help="Attention that writes its scores to memory.")] = False,
     chunk: Annotated[int, typer.Option("--chunk", min=0, help="Prefill in chunks of so many tokens.")] = 0,
@@ -64,8 +71,9 @@ def roofline_command(
             judging.ValidateOptions(model, method, hardware, batch, seqlen, bits, threads, budget, store, json)
         )
     wishes = estimate.EstimateOptions(
-        model=model, method=method, settings=option or [], hardware=hardware, batch=batch or "1", seqlen=seqlen or "4096", bits=bits,
-        fused=not unfused, chunk=chunk, generate=generate, accepted=accepted, tensor=tensor, pipeline=pipeline,
-        expert=expert, price=price, compat=compat, store=store, form="json" if json else "csv" if csv else "table",
+        model=model, method=method, settings=option or [], hardware=hardware, batch=batch or "1",
+        seqlen=seqlen or "4096", bits=bits, fused=not unfused, chunk=chunk, generate=generate, accepted=accepted,
+        tensor=tensor, pipeline=pipeline, expert=expert, price=price, compat=compat, store=store,
+        form="json" if json else "csv" if csv else "table",
     )  # fmt: skip
     return estimate.estimate(wishes)

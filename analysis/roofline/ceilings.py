@@ -12,6 +12,11 @@ class Ceilings:
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
 
+    @property
+    def llc_bytes(self) -> int:
+        """What all last-level caches hold together; 0 in calibrations that do not say."""
+        return int(self.calibration.conditions.get("llc_bytes", 0))
+
     def streams(self, kind: str, threads: int) -> list[Ceiling]:
         """ "read", "copy" or "triad" ceilings by rising working set."""
         found = [c for c in self.calibration.ceilings if c.kind == kind and c.threads == threads]

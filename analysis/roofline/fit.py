@@ -1,9 +1,9 @@
 """A calibrated roofline: a few effective rates and bandwidths, fitted to measured passes and operator classes.
 
-In each phase a class of operators has an effective FLOP rate and an effective bandwidth, and its time is the sum of both
-times: computing and moving overlap only in part, and what a matrix product of few rows loses is its weights' traffic,
-so the rate saturates with the rows. Calls and passes cost a fixed time each. All of that is linear in the unknown
-seconds per FLOP, byte, call and pass, so non-negative least squares on relative errors finds them.
+In each phase a class of operators has an effective FLOP rate and an effective bandwidth, and its time is the sum of
+both times: computing and moving overlap only in part. What a matrix product of few rows loses is its weights' traffic,
+so its rate saturates with the rows. Sequences, calls and passes cost a fixed time each. All of that is linear in the
+unknown seconds per FLOP, byte, sequence, call and pass: non-negative least squares on relative errors finds them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from analysis.roofline.operators import Precision
-from analysis.roofline.parts import CLASSES, class_of, part_operators
+from analysis.roofline.operators import Operator, Precision
+from analysis.roofline.parts import class_of, part_operators
 from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import PassTimes
 
@@ -23,26 +23,48 @@ Terms = Mapping[str, float]
 """How much there is of each unit of work: FLOPs, bytes, calls, passes; or the seconds that one of each takes."""
 
 CALLS = {"linear": 4, "attention": 1, "elementwise": 6}
-"""Calls per layer where the operators run one by one."""
+"""Calls per layer where the operators run one by one; the head's two are not told from the reading of its weights."""
+STREAMED_ROWS = 2
+"""Up to so many rows our matrix-vector kernel streams the weights; more go through it in tiles (`kernels/gemv`)."""
+UNITS = {"flop": "GFLOP/s", "byte": "GB/s"}
+"""Of rates; all other terms are times in µs."""
 
 
-def terms(times: PassTimes, shape: ModelShape, precision: Precision) -> Terms:
-    """The work of a timed part by term. A decode pass is one call, however many operators it has."""
-    found: dict[str, float] = {}
+@dataclass(frozen=True)
+class Pricing:
+    """What the terms of a part depend on besides the part. `cache_bytes`: what the last-level cache holds."""
 
-    def add(name: str, amount: float) -> None:
-        found[name] = found.get(name, 0.0) + amount
+    shape: ModelShape
+    precision: Precision
+    cache_bytes: float
 
-    for operator in part_operators(shape, precision, times):
-        add(f"{times.phase} {class_of(operator)} flop", float(operator.flops))
-        add(f"{times.phase} {class_of(operator)} byte", float(operator.bytes))
-    passes = -(-times.tokens // times.new) if times.phase == "prefill" and times.part == "pass" else 1
-    if times.part == "pass":
-        add(f"{times.phase} pass", passes)
-    if (times.phase, times.part) != ("decode", "pass"):
-        parts = CLASSES if times.part == "pass" else (times.part,)
-        add("call", passes * sum(CALLS[part] * shape.layers if part in CALLS else 2 for part in parts))
-    return {name: amount for name, amount in found.items() if amount}
+    def terms(self, times: PassTimes) -> Terms:
+        """The work of a timed part by term. A decode pass is one call, however many operators it has."""
+        found: dict[str, float] = {}
+        for operator in part_operators(self.shape, self.precision, times):
+            for name, amount in self._of(operator, times):
+                found[name] = found.get(name, 0.0) + amount
+        passes = -(-times.tokens // times.new) if times.phase == "prefill" and times.part == "pass" else 1
+        if times.part == "pass":
+            found[f"{times.phase} pass"] = passes
+        if (times.phase, times.part) != ("decode", "pass"):
+            for part in CALLS if times.part == "pass" else CALLS.keys() & {times.part}:
+                found[f"{part} call"] = passes * CALLS[part] * self.shape.layers
+        return {name: amount for name, amount in found.items() if amount}
+
+    def _of(self, operator: Operator, times: PassTimes) -> list[tuple[str, float]]:
+        """FLOPs and bytes of one operator, under the names of what they share a rate with."""
+        kind, flops, moved = class_of(operator), float(operator.flops), float(operator.bytes)
+        name = kind if kind == "head" else f"{times.phase} {kind}"
+        if kind == "elementwise":
+            far = moved > self.cache_bytes * float(operator.calls)
+            return [(f"{name} {'memory' if far else 'cache'} byte", moved)]
+        if name == "decode linear":
+            streamed = times.batch <= STREAMED_ROWS
+            return [(f"{name} flop", flops), (f"{name} {'streamed' if streamed else 'tiled'} byte", moved)]
+        if name == "decode attention":
+            return [(f"{name} byte", moved), (f"{name} sequence", times.batch * float(operator.calls))]
+        return [(f"{name} flop", flops), (f"{name} byte", moved)]
 
 
 @dataclass(frozen=True)
@@ -52,20 +74,19 @@ class Fitted:
     seconds: Terms
 
     def predict(self, work: Terms) -> float:
-        """Seconds of some work; what was never fitted counts nothing."""
+        """Seconds of some work; a term that was never fitted counts nothing."""
         return sum(amount * self.seconds.get(name, 0.0) for name, amount in work.items())
 
     def described(self) -> list[tuple[str, float, str]]:
-        """(term, value, unit): rates and bandwidths in 1e9 per second, calls and passes in microseconds.
+        """(term, value, unit): rates and bandwidths in 1e9 per second, all others in microseconds.
 
-        A term that costs nothing is left out: its class is bound by the other one.
+        A term that costs nothing is left out: its class is bound by its other one.
         """
         rows = []
         for name, value in self.seconds.items():
             if value > 0:
-                kind = name.rsplit(" ", 1)[-1]
-                unit = {"flop": "GFLOP/s", "byte": "GB/s"}.get(kind, "µs")
-                rows.append((name, 1e6 * value if unit == "µs" else 1e-9 / value, unit))
+                unit = UNITS.get(name.rsplit(" ", 1)[-1])
+                rows.append((name, 1e-9 / value, unit) if unit else (name, 1e6 * value, "µs"))
         return rows
 
 

@@ -17,10 +17,9 @@ CLASSES: tuple[OperatorClass, ...] = get_args(OperatorClass)
 Level = Literal["compute", "memory", "cache"]
 """What bounds an operator: its FLOPs, its weights, keys and values, or its activations, which a cache may hold."""
 
-_CLASS_OF: dict[str, OperatorClass] = {"lm_head": "head", "attention": "attention"} | {
-    name: "elementwise"
-    for name in ("embedding", "rms_norm", "residual_rms_norm", "rope", "kv_append", "swiglu", "activation")
-}
+_ELEMENTWISE = ("embedding", "rms_norm", "residual_rms_norm", "rope", "kv_append", "swiglu", "activation")
+_CLASS_OF: dict[str, OperatorClass] = {"lm_head": "head", "attention": "attention"}
+_CLASS_OF |= dict.fromkeys(_ELEMENTWISE, "elementwise")
 
 
 def class_of(operator: Operator) -> OperatorClass:
@@ -64,11 +63,13 @@ class Bound:
         return max(times, key=lambda level: times[level])
 
 
-def bound(operators: Sequence[Operator], resident_bytes: float, ceilings: Ceilings, dtype: str, threads: int) -> Bound | None:
+def bound(
+    operators: Sequence[Operator], resident_bytes: float, ceilings: Ceilings, dtype: str, threads: int
+) -> Bound | None:
     """Sum of max(FLOPs / peak, weights and KV / bandwidth, activations / bandwidth); None where a ceiling is missing.
 
-    Weights, keys and values come from wherever a pass's `resident_bytes` of them fit, activations from wherever those of
-    one call fit. Launches are left out, as a fused pass has none.
+    Weights, keys and values come from wherever a pass's `resident_bytes` of them fit, activations from wherever those
+    of one call fit. Launches are left out, as a fused pass has none.
     """
     held = ceilings.machine(dtype, threads, resident_bytes)
     if held is None:

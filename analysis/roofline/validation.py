@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from analysis.residuals import Compared, Residuals, residuals
+from analysis.residuals import Compared, Score, residuals
 from analysis.roofline.ceilings import Ceilings
-from analysis.roofline.fit import Fitted, fit, terms
+from analysis.roofline.fit import Fitted, Pricing, fit
 from analysis.roofline.operators import Precision
 from analysis.roofline.parts import Bound, Level, bound, part_operators, pass_operators, resident
 from analysis.roofline.shape import ModelShape
@@ -92,7 +92,7 @@ class Assessment:
             worst = max(above, key=lambda point: (point.bound_ms or 0.0) / point.measured_ms)
             found.append(
                 f"the uncalibrated bound is above {len(above)} of {len(self.points)} measurements, "
-                f"most at {worst.phase} {worst.part} {worst.where}: {worst.bound_ms:.4g} ms for {worst.measured_ms:.4g}."
+                f"most at {worst.phase} {worst.part} {worst.where}: {worst.bound_ms:.4g} for {worst.measured_ms:.4g} ms."
             )
         return found
 
@@ -102,27 +102,17 @@ class Assessment:
         return sum(one.right for one in self.perturbed) / len(self.perturbed) if self.perturbed else None
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """Statistics of one group on one side of the split; `batch` 0 stands for all batches."""
-
-    held_out: bool
-    phase: str
-    part: str
-    batch: int
-    dtype: str
-    residuals: Residuals
-
-
-def score_rows(found: Assessment) -> list[ScoreRow]:
+def score_rows(found: Assessment) -> list[Score]:
     """Every phase and operator class over all batches, then batch by batch; the fitted side first."""
     groups = dict.fromkeys((point.phase, point.part) for point in found.points)
     batches = [0, *sorted({point.batch for point in found.points})]
-    rows = [
-        (held_out, phase, part, batch, residuals(found.side(held_out, phase, part, batch)))
-        for held_out in (False, True) for phase, part in groups for batch in batches
-    ]  # fmt: skip
-    return [ScoreRow(*row[:4], found.dtype, row[4]) for row in rows if row[4] is not None]
+    return [
+        Score(phase, part, batch, found.dtype, score, held_out)
+        for held_out in (False, True)
+        for phase, part in groups
+        for batch in batches
+        if (score := residuals(found.side(held_out, phase, part, batch))) is not None
+    ]
 
 
 def newest(validations: Sequence[Validation]) -> list[Validation]:
@@ -171,11 +161,11 @@ class PassModel:
         width = 4.0 if run.dtype == "fp32" else 2.0
         self.shape = ModelShape(**{**run.shape, "windows": tuple(run.shape["windows"])})
         self.precision, self.dtype, self.ceilings = Precision(width, width, width), run.dtype, ceilings
+        self.pricing = Pricing(self.shape, self.precision, ceilings.llc_bytes if ceilings is not None else 0)
 
     def fitted(self, timed: Sequence[PassTimes]) -> Fitted:
         """Effective rates from the median times of these parts."""
-        work = [terms(times, self.shape, self.precision) for times in timed]
-        return fit(work, [median(times.ms) / 1e3 for times in timed])
+        return fit([self.pricing.terms(times) for times in timed], [median(times.ms) / 1e3 for times in timed])
 
     def compared(self, times: PassTimes, fitted: Fitted) -> Compared:
         """The median time beside the calibrated prediction and the uncalibrated bound."""
@@ -187,7 +177,7 @@ class PassModel:
             times.tokens,
             self.dtype,
             measured_ms=median(times.ms),
-            predicted_ms=1e3 * fitted.predict(terms(times, self.shape, self.precision)),
+            predicted_ms=1e3 * fitted.predict(self.pricing.terms(times)),
             bound_ms=None if least is None else 1e3 * least.seconds,
             held_out=not is_fitted(times.batch, times.tokens),
         )

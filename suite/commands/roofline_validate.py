@@ -25,7 +25,7 @@ from suite.spec import Dtype
 
 if TYPE_CHECKING:
     from analysis.residuals import Residuals
-    from analysis.roofline.validation import Assessment
+    from analysis.roofline.validation import Assessment, ScoreRow
     from suite.harness.passes import PassUnit, Timings
     from suite.models.language_model import LanguageModel
 
@@ -116,12 +116,12 @@ def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassU
     )
     priced = PassModel(run, Ceilings(calibration))
 
-    def expected_s(unit: PassUnit) -> float:
+    def least_s(unit: PassUnit) -> float:
         least = priced.bound(unit.times())
         return 0.0 if least is None else least.seconds
 
     bench = PassBench(model, max(unit.batch for unit in units), max(unit.tokens for unit in units))
-    agenda, timings = Agenda(units, _seen(store, run), expected_s, budget_s), Timings()
+    agenda, timings = Agenda(units, _seen(store, run), least_s, budget_s), Timings()
     try:
         with frozen_heap(), progress_bar() as show:
             time_passes(bench, agenda, timings, lambda unit, left: show(_moment(unit, timings, len(units), left)))
@@ -155,21 +155,20 @@ def document(found: Assessment) -> dict[str, Any]:
         "model": found.model,
         "dtype": found.dtype,
         "threads": found.threads,
-        "parameters": [
-            {"term": term, "value": value, "unit": unit} for term, value, unit in found.fitted.described()
-        ],
-        "scores": [
-            {"side": _side(row.held_out), **{k: v for k, v in asdict(row).items() if k not in ("held_out", "residuals")},
-             **asdict(row.residuals)}
-            for row in score_rows(found)
-        ],
+        "parameters": [{"term": term, "value": value, "unit": unit} for term, value, unit in found.fitted.described()],
+        "scores": [_score(row) for row in score_rows(found)],
         "points": [asdict(point) for point in found.points],
         "bound_above_measurement": [asdict(point) for point in found.above()],
         "perturbed": [{**asdict(one), "right": one.right} for one in found.perturbed],
         "bound_accuracy": found.accuracy,
         "controls": found.controls,
         "missed": found.missed(),
-    }  # fmt: skip
+    }
+
+
+def _score(row: ScoreRow) -> dict[str, Any]:
+    place = {"side": _side(row.held_out), "phase": row.phase, "part": row.part, "batch": row.batch, "dtype": row.dtype}
+    return place | asdict(row.residuals)
 
 
 def _side(held_out: bool) -> str:
@@ -209,7 +208,7 @@ def _cells(score: Residuals) -> list[str]:
 
 def sentences(found: Assessment) -> list[str]:
     """What the tables do not say: the bound, the perturbation, the bars."""
-    lines = ["prompts are read as the engine reads them; decode steps stand on caches filled with random keys and values"]
+    lines = ["prompts are read as the engine reads them; the caches of decode steps are filled with random values"]
     bounded = [point for point in found.points if point.bound_ms is not None]
     if bounded:
         near = max(bounded, key=lambda point: (point.bound_ms or 0.0) / point.measured_ms)
@@ -230,8 +229,9 @@ def sentences(found: Assessment) -> list[str]:
             f"{sum(one.right for one in found.perturbed)} of {len(found.perturbed)} cases ({found.accuracy:.0%})"
         )
         lines += [
-            f"  wrong: {one.phase} {one.part} {one.batch} × {one.tokens}, called {one.level}, took {one.slowdown:.2f} times"
-            for one in found.perturbed if not one.right
+            f"  wrong: {one.phase} {one.part} {one.batch} × {one.tokens}, called {one.level}, {one.slowdown:.2f} times"
+            for one in found.perturbed
+            if not one.right
         ]
     steal, load = found.disturbed
     if steal > STEAL_LIMIT or load > LOAD_LIMIT:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
@@ -40,6 +40,11 @@ OTHER_BYTES = 128 << 20
 """Read between two samples, so that the second finds nothing in a cache; reading it is a control too."""
 CONTROL_EDGE = 320
 """The other control: a product of fp32 matrices that stay in a core's own cache."""
+CONTROLS: tuple[Part, ...] = ("read", "multiply")
+MOST_PERTURBED = 1 << 14
+"""Tokens of a batch in all that one thread still prefills in seconds."""
+SLACK = 1.4
+"""A call is expected to take so many times its least time, until it has been timed."""
 _FILL = 4096  # tokens of random keys and values, repeated
 _SHARE_OF_MEMORY = 0.6
 
@@ -93,8 +98,8 @@ class PassBench:
         free = psutil.virtual_memory().available * _SHARE_OF_MEMORY
         if needed > free:
             raise InputError(
-                f"batch {most_batch} of {most_tokens} tokens needs a cache of {needed / 1e9:.1f} GB, and {free / 1e9:.1f} "
-                "may be used; give a smaller --batch or --seqlen."
+                f"batch {most_batch} of {most_tokens} tokens needs a cache of {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} may be used; give a smaller --batch or --seqlen."
             )
         self._other = torch.ones(OTHER_BYTES // 4)
         self._pool = model.decoder.new_cache(most_batch, room)
@@ -143,7 +148,7 @@ class PassBench:
 
 def _fill(cache: KVCache) -> None:
     make = torch.Generator().manual_seed(0)
-    B, G, capacity, D = cache.keys[0].shape
+    _, G, capacity, D = cache.keys[0].shape
     piece = torch.randn(G, min(_FILL, capacity), D, generator=make).to(cache.dtype)
     for storage in (*cache.keys, *cache.values):
         for start in range(0, capacity, piece.shape[1]):
@@ -221,11 +226,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Agenda:
-    """What to time, and for how long: `seen` counts earlier samples, `expected_s` guesses a call that is new."""
+    """What to time, and for how long: `seen` counts earlier samples, `least_s` bounds the time of a call from below."""
 
     units: Sequence[PassUnit]
     seen: dict[PassUnit, int]
-    expected_s: Callable[[PassUnit], float]
+    least_s: Callable[[PassUnit], float]
     budget_s: float
 
 
@@ -235,7 +240,7 @@ Tick = Callable[[PassUnit, float], None]
 
 def time_passes(bench: PassBench, agenda: Agenda, timings: Timings, tick: Tick) -> None:
     """Visits the units in rounds of random order, those with the fewest visits first; what no longer fits is left."""
-    costs = {unit: 2 * agenda.expected_s(unit) + VISIT_S for unit in agenda.units}
+    costs = {unit: SLACK * agenda.least_s(unit) + VISIT_S for unit in agenda.units}
     visits = {unit: min(1, agenda.seen.get(unit, 0)) for unit in agenda.units}
     end, order = time.perf_counter() + agenda.budget_s, random.Random(len(agenda.seen))
     before = torch.get_num_threads()
@@ -273,25 +278,29 @@ def _seconds(timed: Timed) -> float:
 
 
 def grid(batches: Iterable[int], lengths: Iterable[int], threads: int) -> list[PassUnit]:
-    """Whole passes and all operator classes of both phases at every batch and length."""
-    parts: tuple[Part, ...] = ("pass", "linear", "attention", "elementwise", "head")
+    """Whole passes and all operator classes of both phases at every batch and length.
+
+    Beyond a chunk's length only attention goes on growing; the other classes are left out there.
+    """
     phases: tuple[Phase, ...] = ("prefill", "decode")
+    parts: tuple[Part, ...] = ("pass", "attention", "linear", "elementwise", "head")
     return [
         PassUnit(phase, part, batch, tokens, threads)
-        for batch in batches for tokens in lengths for phase in phases for part in parts
+        for batch in batches for tokens in lengths for phase in phases
+        for part in (parts if tokens <= PREFILL_CHUNK else parts[:2])
     ]  # fmt: skip
 
 
 def perturbed(batches: Sequence[int], lengths: Sequence[int]) -> list[PassUnit]:
     """Operator classes on one thread beside a core that copies memory, and beside one that multiplies; two controls.
 
-    Every other batch and every third length will do.
+    Every other batch and every third length will do, where they are not too many tokens for one thread.
     """
-    shapes = [(batch, tokens) for batch in batches[::2] for tokens in lengths[::3]]
     found = [
         PassUnit(unit.phase, unit.part, unit.batch, unit.tokens, 1)
-        for batch, tokens in shapes for unit in grid([batch], [tokens], 1) if unit.part != "pass"
-    ]  # fmt: skip
-    controls = [PassUnit("decode", part, 1, 1, 1) for part in ("read", "multiply")]
+        for unit in grid(batches[::2], lengths[::3], 1)
+        if unit.part != "pass" and unit.batch * unit.tokens <= MOST_PERTURBED
+    ]
+    controls = [PassUnit("decode", part, 1, 1, 1) for part in CONTROLS]
     sides: tuple[Beside, ...] = ("memory", "compute")
-    return [PassUnit(**(vars(unit) | {"beside": side})) for unit in [*found, *controls] for side in sides]
+    return [replace(unit, beside=side) for unit in [*found, *controls] for side in sides]
