@@ -12,7 +12,7 @@ from analysis.residuals import Compared
 from analysis.roofline.validation import Assessment
 from analysis.wording import number
 from reports.canvas import HEIGHT, new_figure, set_style
-from reports.style import NEUTRAL, PHASE_SYMBOLS, colours
+from reports.style import NEUTRAL, PHASE_SYMBOLS, PHASES, colours
 
 SCALE = 0.15
 """Residual at which a cell of the map has its full colour."""
@@ -31,8 +31,8 @@ def scatter(points: Sequence[Compared]) -> go.Figure:
     times = [time for point in points for time in (point.measured_ms, point.predicted_ms) if time > 0]
     ends = [min(times), max(times)]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": NEUTRAL, "dash": "dot"}, showlegend=False)
-    colour = colours(point.part for point in points)
-    for part, phase in dict.fromkeys((point.part, point.phase) for point in points):
+    colour = colours(sorted({point.part for point in points}))
+    for part, phase in sorted({(point.part, point.phase) for point in points}):
         own = [point for point in points if (point.part, point.phase) == (part, phase)]
         symbol = PHASE_SYMBOLS[phase]
         figure.add_scatter(
@@ -65,7 +65,7 @@ def _point_text(point: Compared) -> str:
 
 def shapes(found: Assessment) -> go.Figure:
     """Residuals of whole passes: batch down, tokens across; the shapes held out are marked."""
-    phases = list(dict.fromkeys(point.phase for point in found.points))
+    phases = [phase for phase in PHASES if any(point.phase == phase for point in found.points)]
     figure = make_subplots(cols=len(phases), subplot_titles=[f"{phase}, whole passes" for phase in phases])
     set_style(figure, HEIGHT)
     passes = [point for point in found.points if point.part == "pass"]

@@ -41,6 +41,17 @@ class Ceilings:
         found = [c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted]
         return max(found, key=lambda ceiling: ceiling.value, default=None)
 
+    def raised(self, dtype: str, threads: int, read_gb_per_s: float, gflop_per_s: float) -> Ceilings:
+        """The same where memory and products are at least this fast: no machine is always in its best hour."""
+        memory, peak = self.memory(threads), self.gemm(dtype, threads)
+
+        def at_least(ceiling: Ceiling) -> Ceiling:
+            floor = read_gb_per_s if ceiling is memory else gflop_per_s if ceiling is peak else 0.0
+            return ceiling.model_copy(update={"value": max(ceiling.value, floor)})
+
+        held = tuple(at_least(ceiling) for ceiling in self.calibration.ceilings)
+        return Ceilings(self.calibration.model_copy(update={"ceilings": held}))
+
     def threads(self) -> list[int]:
         """Thread counts that were measured."""
         return sorted({ceiling.threads for ceiling in self.calibration.ceilings})

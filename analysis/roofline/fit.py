@@ -39,16 +39,18 @@ class Pricing:
     cache_bytes: float
 
     def terms(self, times: PassTimes) -> Terms:
-        """The work of a timed part by term. A decode pass is one call, however many operators it has."""
+        """The work of a timed part by term. A decode pass is one call, whose cost is not told from its weights'."""
         found: dict[str, float] = {}
         for operator in part_operators(self.shape, self.precision, times):
             for name, amount in self._of(operator, times):
                 found[name] = found.get(name, 0.0) + amount
-        passes = -(-times.tokens // times.new) if times.phase == "prefill" and times.part == "pass" else 1
-        if times.part == "pass":
-            found[f"{times.phase} pass"] = passes
-        if (times.phase, times.part) != ("decode", "pass"):
-            for part in CALLS if times.part == "pass" else CALLS.keys() & {times.part}:
+        whole = times.part == "pass"
+        if whole and times.phase == "prefill":
+            found["prefill pass"] = passes = -(-times.tokens // times.new)
+        else:
+            passes = 1
+        if not (whole and times.phase == "decode"):
+            for part in CALLS if whole else CALLS.keys() & {times.part}:
                 found[f"{part} call"] = passes * CALLS[part] * self.shape.layers
         return {name: amount for name, amount in found.items() if amount}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from analysis.roofline.ceilings import Ceilings
-from analysis.roofline.model import chunked_prefill, decode, forward
+from analysis.roofline.model import chunked_prefill, forward, verify
 from analysis.roofline.operators import Operator, Precision
 from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import PassTimes
@@ -31,7 +31,7 @@ def pass_operators(shape: ModelShape, precision: Precision, times: PassTimes) ->
     """All operators of the pass, or of all passes of the prompt, that a record was timed in."""
     batch, tokens, new = times.batch, times.tokens, times.new
     if times.phase == "decode":
-        return decode(shape, precision, batch=batch, context=tokens)
+        return verify(shape, precision, batch=batch, context=tokens - new + 1, drafted=new - 1)
     if times.part == "pass":
         return chunked_prefill(shape, precision, batch=batch, tokens=tokens, chunk=new)
     return forward(shape, precision, batch=batch, new=new, prefix=tokens - new)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 from analysis.residuals import Compared, Score, residuals
 from analysis.roofline.ceilings import Ceilings
 from analysis.roofline.fit import Fitted, Pricing, fit
+from analysis.roofline.model import total_bytes, total_flops
 from analysis.roofline.operators import Precision
 from analysis.roofline.parts import Bound, Level, bound, part_operators, pass_operators, resident
 from analysis.roofline.shape import ModelShape
@@ -18,8 +22,10 @@ from suite.harness.measurement import Calibration, PassTimes, Validation
 MAPE_BARS = {"decode": 0.10, "prefill": 0.15}
 BIAS_BAR = 0.05
 """What held-out passes of the default model must keep to (issue 7)."""
-LEAST_CONTRAST = 1.1
-"""A companion must slow the memory control by this factor more than the other control, or nothing can be told."""
+CEILINGS = ("read", "multiply")
+"""Parts that are no part of a pass."""
+LEAST_CONTRAST = 1.2
+"""How much more the FLOPs of a perturbed part must change than its bytes, or nothing can be told from its time."""
 
 
 def is_fitted(batch: int, tokens: int) -> bool:
@@ -32,28 +38,45 @@ def is_fitted(batch: int, tokens: int) -> bool:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """An operator class on one thread: how much slower it is beside a core that copies memory than beside one that
-    multiplies, and what the roofline says bounds it; `memory_share` is the share of its least time that is memory's.
+    """One operator class with few and with more new tokens, for the same weights, keys and values.
+
+    `flops`, `bytes` and `time` are ratios of more to few; `level` is what the roofline says bounds both.
     """
 
     part: str
     phase: str
     batch: int
     tokens: int
-    slowdown: float
     level: Level
-    memory_share: float
-    observed: Level
+    flops: float
+    bytes: float
+    time: float
+
+    @property
+    def observed(self) -> Level:
+        """What the time went with: "compute" if it is nearer to the FLOPs, else "memory"."""
+        return "compute" if self.time > math.sqrt(self.flops * self.bytes) else "memory"
 
     @property
     def right(self) -> bool:
-        """Only what memory bounds may slow down."""
-        return (self.level == "memory") == (self.observed == "memory")
+        """What computing bounds must grow with its FLOPs, all else must not."""
+        return (self.level == "compute") == (self.observed == "compute")
+
+
+@dataclass(frozen=True)
+class CeilingSeen:
+    """A ceiling as calibrated, and the median and the best of `n` samples between the passes: GB/s or GFLOP/s."""
+
+    kind: str
+    calibrated: float | None
+    median: float
+    best: float
+    n: int
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """All that a validation says. `controls` are the slowdowns of a read from memory and of a product in a cache."""
+    """All that a validation says. `disturbed`: the largest shares of stolen time and of cores busy with others."""
 
     model: str
     dtype: str
@@ -61,7 +84,7 @@ class Assessment:
     fitted: Fitted
     points: tuple[Compared, ...]
     perturbed: tuple[Perturbed, ...] = ()
-    controls: tuple[float, float] | None = None
+    ceilings: tuple[CeilingSeen, ...] = ()
     disturbed: tuple[float, float] = (0.0, 0.0)
 
     def side(self, held_out: bool, phase: str = "", part: str = "", batch: int = 0) -> list[Compared]:
@@ -90,9 +113,10 @@ class Assessment:
                 found.append(f"{phase} has a bias of {score.bias:+.1%}; the bar is {BIAS_BAR:.0%}.")
         if above := self.above():
             worst = max(above, key=lambda point: (point.bound_ms or 0.0) / point.measured_ms)
+            times = f"{worst.bound_ms:.4g} ms, and {worst.measured_ms:.4g} were measured"
             found.append(
                 f"the uncalibrated bound is above {len(above)} of {len(self.points)} measurements, "
-                f"most at {worst.phase} {worst.part} {worst.where}: {worst.bound_ms:.4g} for {worst.measured_ms:.4g} ms."
+                f"most at {worst.phase} {worst.part} {worst.where}: {times}."
             )
         return found
 
@@ -104,7 +128,7 @@ class Assessment:
 
 def score_rows(found: Assessment) -> list[Score]:
     """Every phase and operator class over all batches, then batch by batch; the fitted side first."""
-    groups = dict.fromkeys((point.phase, point.part) for point in found.points)
+    groups = sorted({(point.phase, point.part) for point in found.points})
     batches = [0, *sorted({point.batch for point in found.points})]
     return [
         Score(phase, part, batch, found.dtype, score, held_out)
@@ -127,20 +151,22 @@ def assess(validations: Sequence[Validation], calibration: Calibration | None) -
     """
     runs = newest(validations) if validations else []
     timed = _pooled(runs)
-    alone = [times for times in timed if times.beside == "nothing"]
+    parts = [times for times in timed if times.part not in CEILINGS]
+    alone = [times for times in parts if not times.perturbed]
     if not any(is_fitted(times.batch, times.tokens) for times in alone):
         return None
-    model = PassModel(runs[-1], Ceilings(calibration) if calibration is not None else None)
+    ceilings = Ceilings(calibration) if calibration is not None else None
+    seen = [_seen(times, runs[-1].dtype, ceilings) for times in timed if times.part in CEILINGS]
+    model = PassModel(runs[-1], _best(ceilings, runs[-1], seen))
     fitted = model.fitted([times for times in alone if is_fitted(times.batch, times.tokens)])
-    perturbed, controls = model.perturbed(timed)
     return Assessment(
         model=runs[-1].model,
         dtype=runs[-1].dtype,
         threads=runs[-1].threads,
         fitted=fitted,
         points=tuple(model.compared(times, fitted) for times in alone),
-        perturbed=tuple(perturbed),
-        controls=controls,
+        perturbed=tuple(model.perturbed(parts)),
+        ceilings=tuple(seen),
         disturbed=(max(run.steal_share for run in runs), max(run.other_load for run in runs)),
     )
 
@@ -152,6 +178,22 @@ def _pooled(runs: Iterable[Validation]) -> list[PassTimes]:
         unit = times.model_copy(update={"ms": ()})
         found[unit] = (*found.get(unit, ()), *times.ms)
     return [unit.model_copy(update={"ms": ms}) for unit, ms in found.items()]
+
+
+def _seen(times: PassTimes, dtype: str, ceilings: Ceilings | None) -> CeilingSeen:
+    is_read = times.part == "read"
+    found = ceilings and (ceilings.memory(times.threads) if is_read else ceilings.gemm(dtype, times.threads))
+    work = times.tokens if is_read else 2 * times.tokens**3
+    rates = [work / ms / 1e6 for ms in times.ms]
+    return CeilingSeen(
+        "read" if is_read else "gemm", found.value if found else None, median(rates), max(rates), len(rates)
+    )
+
+
+def _best(ceilings: Ceilings | None, run: Validation, seen: Sequence[CeilingSeen]) -> Ceilings | None:
+    """The calibrated ceilings, or what was reached between the passes where that is more: the machine drifts."""
+    best = {one.kind: one.best for one in seen}
+    return ceilings and ceilings.raised(run.dtype, run.threads, best.get("read", 0.0), best.get("gemm", 0.0))
 
 
 class PassModel:
@@ -191,27 +233,26 @@ class PassModel:
             part_operators(self.shape, self.precision, times), held, self.ceilings, self.dtype, times.threads
         )  # fmt: skip
 
-    def perturbed(self, timed: Sequence[PassTimes]) -> tuple[list[Perturbed], tuple[float, float] | None]:
-        """Operator classes beside both companions, judged by the slowdowns of the two controls, which come second."""
-        sides = {
-            side: {
-                times.model_copy(update={"ms": (), "beside": "nothing"}): median(times.ms)
-                for times in timed if times.beside == side
-            }
-            for side in ("memory", "compute")
-        }  # fmt: skip
-        slower = {unit: ms / sides["compute"][unit] for unit, ms in sides["memory"].items() if unit in sides["compute"]}
-        controls = {unit.part: value for unit, value in slower.items() if unit.part in ("read", "multiply")}
-        if len(controls) < 2:
-            return [], None
-        read, multiply = controls["read"], controls["multiply"]
-        if read < LEAST_CONTRAST * multiply:
-            return [], (read, multiply)
-        found = []
-        for unit, value in slower.items():
-            least = self.bound(unit) if unit.part not in controls else None
-            if least is not None:
-                observed: Level = "memory" if value > math.sqrt(read * multiply) else "compute"
-                place = (unit.part, unit.phase, unit.batch, unit.tokens)
-                found.append(Perturbed(*place, value, least.level, least.memory / least.seconds, observed))
-        return found, (read, multiply)
+    def perturbed(self, timed: Sequence[PassTimes]) -> Iterator[Perturbed]:
+        """Every part that was perturbed, where the roofline names one bound and FLOPs and bytes can be told apart."""
+        usual = {_place(times): times for times in timed if not times.perturbed}
+        for other in (times for times in timed if times.perturbed):
+            if (one := usual.get(_place(other))) is None:
+                continue
+            few, more = sorted((one, other), key=lambda times: times.new)
+            least, most = self.bound(few), self.bound(more)
+            if least is None or most is None or least.level != most.level:
+                continue
+            flops, moved = self._work(more) / self._work(few)
+            if flops > LEAST_CONTRAST * moved:
+                time = median(more.ms) / median(few.ms)
+                yield Perturbed(one.part, one.phase, one.batch, one.tokens, least.level, flops, moved, time)
+
+    def _work(self, times: PassTimes) -> NDArray[np.float64]:
+        """FLOPs and bytes of a part."""
+        operators = part_operators(self.shape, self.precision, times)
+        return np.array([total_flops(operators), total_bytes(operators)])
+
+
+def _place(times: PassTimes) -> tuple[str, str, int, int, int]:
+    return times.part, times.phase, times.batch, times.tokens, times.threads

@@ -9,8 +9,14 @@ from suite.harness.noise import LOAD_LIMIT, STEAL_LIMIT
 
 
 def sentences(found: Assessment) -> list[str]:
-    """In this order: how near the bound comes, what the companions did, noise, missed bars."""
-    return [*_bound(found), *_perturbation(found), *_noise(found), *(f"missed: {line}" for line in found.missed())]
+    """In this order: ceilings, how near the bound comes, what perturbation showed, noise, missed bars."""
+    return [
+        *_ceilings(found),
+        *_bound(found),
+        *_perturbation(found),
+        *_noise(found),
+        *(f"missed: {line}" for line in found.missed()),
+    ]
 
 
 def _bound(found: Assessment) -> Iterator[str]:
@@ -23,28 +29,30 @@ def _bound(found: Assessment) -> Iterator[str]:
         )
 
 
+def _ceilings(found: Assessment) -> Iterator[str]:
+    for one in found.ceilings:
+        unit = "GB/s of reading" if one.kind == "read" else "GFLOP/s"
+        calibrated = "nothing stable" if one.calibrated is None else f"{one.calibrated:.3g}"
+        yield (
+            f"{unit}: {calibrated} as calibrated, {one.median:.3g} (best {one.best:.3g}) in {one.n} samples between "
+            "the passes; the higher one is the bound's ceiling"
+        )
+
+
 def _perturbation(found: Assessment) -> Iterator[str]:
-    if found.controls is None:
-        yield "no bound was perturbed: that needs a second core and a longer budget"
-        return
-    read, multiply = found.controls
-    yield (
-        f"on one thread, beside a core that copies memory instead of multiplying, a read from memory takes {read:.2f} "
-        f"times as long, a product in a cache {multiply:.2f} times"
-    )
     if found.accuracy is None:
-        yield "that is too little contrast to tell what bounds an operator"
         return
     right = sum(one.right for one in found.perturbed)
     yield (
-        f"what the roofline calls bound by memory slows down more like the read, all else more like the product, "
-        f"in {right} of {len(found.perturbed)} cases ({found.accuracy:.0%})"
+        f"with more new tokens for the same weights, keys and values, what the roofline calls bound by compute takes "
+        f"longer as its FLOPs grow, and nothing else does, in {right} of {len(found.perturbed)} cases "
+        f"({found.accuracy:.0%})"
     )
     for one in found.perturbed:
         if not one.right:
             yield (
-                f"not so: {one.phase} {one.part} {one.batch} × {one.tokens}, called bound by {one.level}, "
-                f"takes {one.slowdown:.2f} times as long"
+                f"not so: {one.phase} {one.part} {one.batch} × {one.tokens}, called bound by {one.level}: "
+                f"{one.flops:.2f} times the FLOPs and {one.bytes:.2f} times the bytes take {one.time:.2f} times as long"
             )
 
 

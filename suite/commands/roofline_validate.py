@@ -17,15 +17,14 @@ from suite.errors import InputError, NothingMeasuredError
 from suite.harness import machine
 from suite.harness import threads as thread_pool
 from suite.harness.measurement import Validation
-from suite.harness.noise import LOAD_LIMIT, STEAL_LIMIT
 from suite.harness.plan import parse_budget
 from suite.harness.progress import Progress
 from suite.harness.store import Store, now
 from suite.spec import Dtype
 
 if TYPE_CHECKING:
-    from analysis.residuals import Residuals
-    from analysis.roofline.validation import Assessment, ScoreRow
+    from analysis.residuals import Residuals, Score
+    from analysis.roofline.validation import Assessment
     from suite.harness.passes import PassUnit, Timings
     from suite.models.language_model import LanguageModel
 
@@ -51,6 +50,7 @@ class ValidateOptions:
 def validate(options: ValidateOptions) -> int:
     """Times what the budget allows, adds it to the store and prints the statistics; 1 where a bar is missed."""
     from analysis.roofline.validation import assess
+    from suite.harness.passes import grid, perturbed
     from suite.models.loaders import load_model
 
     if (options.method, options.hardware) != ("dense", "local"):
@@ -62,7 +62,8 @@ def validate(options: ValidateOptions) -> int:
     with open_store(options.store) as store:
         ensure_calibration(store, threads, stderr())
         model = load_model(options.model, dtype)
-        _measure(store, model, threads, _units(sorted(batches), sorted(lengths), threads), budget_s or 0.0)
+        units = grid(sorted(batches), sorted(lengths), threads)
+        _measure(store, model, threads, units + perturbed(units), budget_s or 0.0)
         here = machine.machine_id()
         found = assess(store.validations(here), store.calibration(here))
     if found is None:
@@ -81,18 +82,6 @@ def _dtype(bits: str) -> Dtype:
     if widths not in ({2.0}, {4.0}):
         raise InputError(f"--validate times models in bf16 or fp32, not in --bits {bits}; write 16/16/16 or 32/32/32.")
     return "bf16" if widths == {2.0} else "fp32"
-
-
-def _units(batches: list[int], lengths: list[int], threads: int) -> list[PassUnit]:
-    """Both phases over the grid; with the bounds perturbed where a core can be spared."""
-    from suite.harness.companion import spare_cpu
-    from suite.harness.passes import grid, perturbed
-
-    units = grid(batches, lengths, threads)
-    if spare_cpu() is None:
-        stderr().print("no spare core for a companion, so no bound is perturbed", markup=False)
-        return units
-    return units + perturbed(batches, lengths)
 
 
 def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassUnit], budget_s: float) -> None:
@@ -131,19 +120,20 @@ def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassU
             store.add_validation(run.model_copy(update=timings.figures()))
     if not timings.ms:
         raise NothingMeasuredError("the budget is too short for a single pass; give a longer --budget.")
+    if left := sum(unit not in timings.ms and unit not in agenda.seen for unit in units):
+        stderr().print(f"{left} of {len(units)} parts did not fit the budget; another run adds them", markup=False)
 
 
 def _seen(store: Store, run: Validation) -> dict[PassUnit, int]:
-    """Samples of each unit in earlier runs of the same kind."""
+    """Earlier runs of the same kind that timed each unit."""
     from suite.harness.passes import PassUnit
 
     same = [old for old in store.validations(run.machine_id) if old.kind == run.kind]
-    return dict(Counter(PassUnit.of(times) for old in same for times in old.times for _ in times.ms))
+    return dict(Counter(PassUnit.of(times) for old in same for times in old.times))
 
 
 def _moment(unit: PassUnit, timings: Timings, units: int, left_s: float) -> Progress:
-    beside = "" if unit.beside == "nothing" else f" beside {unit.beside}"
-    activity = f"{unit.phase} {unit.part}, {unit.batch} x {unit.tokens}{beside}"
+    activity = f"{unit.phase} {unit.part}, {unit.batch} x {unit.tokens}{', perturbed' if unit.perturbed else ''}"
     return Progress(activity, 0, 0, len(timings.ms), units, left_s)
 
 
@@ -161,22 +151,23 @@ def document(found: Assessment) -> dict[str, Any]:
         "bound_above_measurement": [asdict(point) for point in found.above()],
         "perturbed": [{**asdict(one), "right": one.right} for one in found.perturbed],
         "bound_accuracy": found.accuracy,
-        "controls": found.controls,
+        "ceilings": [asdict(one) for one in found.ceilings],
         "missed": found.missed(),
     }
 
 
-def _score(row: ScoreRow) -> dict[str, Any]:
+def _score(row: Score) -> dict[str, Any]:
     place = {"side": _side(row.held_out), "phase": row.phase, "part": row.part, "batch": row.batch, "dtype": row.dtype}
     return place | asdict(row.residuals)
 
 
-def _side(held_out: bool) -> str:
+def _side(held_out: bool | None) -> str:
     return "held out" if held_out else "fitted"
 
 
 def _print(found: Assessment) -> None:
     from analysis.roofline.validation import score_rows
+    from analysis.roofline.validation_text import sentences
 
     where = f"{found.model}, {found.dtype}, {found.threads} threads"
     table(
@@ -192,6 +183,7 @@ def _print(found: Assessment) -> None:
             [[row.phase, row.part, str(row.batch or "all"), *_cells(row.residuals)] for row in rows],
             left=3,
         )
+    stdout().print("prompts are read as the engine reads them; caches of decode steps are filled with random values")
     for line in sentences(found):
         stdout().print(line, markup=False)
 
@@ -204,36 +196,3 @@ def _cells(score: Residuals) -> list[str]:
     signs = ("", "+", "+", "", "+")
     cells = [f"{share:{sign}.1%}" for share, sign in zip(shares, signs, strict=True)]
     return [str(score.n), *cells, score.worst_at, number(score.ratio), number(score.rank)]
-
-
-def sentences(found: Assessment) -> list[str]:
-    """What the tables do not say: the bound, the perturbation, the bars."""
-    lines = ["prompts are read as the engine reads them; the caches of decode steps are filled with random values"]
-    bounded = [point for point in found.points if point.bound_ms is not None]
-    if bounded:
-        near = max(bounded, key=lambda point: (point.bound_ms or 0.0) / point.measured_ms)
-        share = (near.bound_ms or 0.0) / near.measured_ms
-        lines.append(
-            f"the uncalibrated bound is above {len(found.above())} of {len(bounded)} measurements; "
-            f"it is nearest at {near.phase} {near.part} {near.where}, {share:.0%} of the time"
-        )
-    if found.controls is not None:
-        read, multiply = found.controls
-        lines.append(
-            f"beside a core that copies memory instead of multiplying, a read from memory takes {read:.2f} times as "
-            f"long, a product in a cache {multiply:.2f} times"
-        )
-    if found.accuracy is not None:
-        lines.append(
-            f"what the roofline calls bound by memory slows down with them, and nothing else does, in "
-            f"{sum(one.right for one in found.perturbed)} of {len(found.perturbed)} cases ({found.accuracy:.0%})"
-        )
-        lines += [
-            f"  wrong: {one.phase} {one.part} {one.batch} × {one.tokens}, called {one.level}, {one.slowdown:.2f} times"
-            for one in found.perturbed
-            if not one.right
-        ]
-    steal, load = found.disturbed
-    if steal > STEAL_LIMIT or load > LOAD_LIMIT:
-        lines.append(f"the machine was not idle: {steal:.1%} stolen, {load:.2f} cores busy with other processes")
-    return lines + [f"missed: {line}" for line in found.missed()]

@@ -226,9 +226,8 @@ class Calibration(Record):
 
 
 Part = Literal["pass", "linear", "attention", "elementwise", "head", "read", "multiply"]
-"""A whole pass (of a prompt: all its passes), one class of its operators over all layers, or a control."""
-Beside = Literal["nothing", "memory", "compute"]
-"""What another core does meanwhile."""
+"""A whole pass (of a prompt: all its passes), one class of its operators over all layers, or a ceiling: a read from
+memory, a square product."""
 
 
 class PassTimes(Record):
@@ -236,6 +235,8 @@ class PassTimes(Record):
 
     A decode step attends to `tokens` tokens, its own included. Of a prompt of `tokens` tokens, "pass" is everything, in
     passes of `new` tokens as the engine reads it, and an operator class is its share of the last pass, which has `new`.
+    A `perturbed` class has twice as many new tokens in a decode step, half as many of a prompt: other FLOPs for the
+    same weights, keys and values. For a ceiling `tokens` are the bytes that are read, or the edge of the square.
     """
 
     phase: Phase
@@ -244,7 +245,7 @@ class PassTimes(Record):
     tokens: int
     new: int
     threads: int
-    beside: Beside = "nothing"
+    perturbed: bool = False
     ms: tuple[float, ...]
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from kernels import gate
+from kernels.gemv import MAX_ROWS, linear
 from suite.errors import InputError
-from suite.harness.companion import Companion
 from suite.harness.heap import quiet_heap
-from suite.harness.measurement import Beside, Part, PassTimes, Phase
+from suite.harness.measurement import Part, PassTimes, Phase
 from suite.harness.noise import Disturbance, snapshot
 from suite.models.attention import DenseAttention, Step, store_rotated
 from suite.models.cache import KVCache
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
 
 VISIT_S = 0.06
 """Calls of a short unit are repeated for about this long at each visit."""
-LONG_S = 0.5
-"""A call that takes longer needs no warm-up: its first time counts."""
+LONG_S = 0.3
+"""A call that cannot take less needs no warm-up: its first time counts."""
 MOST_CALLS = 20
-OTHER_BYTES = 128 << 20
-"""Read between two samples, so that the second finds nothing in a cache; reading it is a control too."""
-CONTROL_EDGE = 320
-"""The other control: a product of fp32 matrices that stay in a core's own cache."""
-CONTROLS: tuple[Part, ...] = ("read", "multiply")
+OTHER_BYTES = 256 << 20
+"""Read between two samples, so that the second finds nothing in a cache; reading it is a ceiling too."""
+EDGE = 2048
+"""Of the square product that is the other ceiling."""
+CEILING_EVERY = 12
+"""After so many visits both ceilings are visited: the machine's speed drifts."""
 MOST_PERTURBED = 1 << 14
-"""Tokens of a batch in all that one thread still prefills in seconds."""
+"""Tokens of a batch in all up to which operator classes are perturbed."""
 SLACK = 1.4
 """A call is expected to take so many times its least time, until it has been timed."""
 _FILL = 4096  # tokens of random keys and values, repeated
@@ -67,25 +68,26 @@ class PassUnit:
     part: Part
     batch: int
     tokens: int
+    new: int
     threads: int
-    beside: Beside = "nothing"
+    perturbed: bool = False
 
-    @property
-    def new(self) -> int:
-        """New tokens per sequence of a pass; where one operator class is timed, of a prompt's last pass."""
-        if self.phase == "decode":
-            return 1
-        most = min(self.tokens, pass_tokens(self.tokens, PREFILL_CHUNK))
-        return most if self.part == "pass" else (self.tokens - 1) % most + 1
+    @classmethod
+    def at(cls, phase: Phase, part: Part, batch: int, tokens: int, threads: int) -> PassUnit:
+        """A part of a decode step, of a whole prompt, or of a prompt's last pass."""
+        if phase == "decode":
+            return cls(phase, part, batch, tokens, 1, threads)
+        most = min(tokens, pass_tokens(tokens, PREFILL_CHUNK))
+        return cls(phase, part, batch, tokens, most if part == "pass" else (tokens - 1) % most + 1, threads)
 
     @classmethod
     def of(cls, times: PassTimes) -> PassUnit:
         """What a record is of."""
-        return cls(times.phase, times.part, times.batch, times.tokens, times.threads, times.beside)
+        return cls(times.phase, times.part, times.batch, times.tokens, times.new, times.threads, times.perturbed)
 
     def times(self, ms: Sequence[float] = ()) -> PassTimes:
         """The record of these samples."""
-        return PassTimes(**vars(self), new=self.new, ms=tuple(ms))
+        return PassTimes(**vars(self), ms=tuple(ms))
 
 
 class PassBench:
@@ -117,8 +119,8 @@ class PassBench:
         if unit.part == "read":
             return Timed(lambda: torch.sum(self._other))
         if unit.part == "multiply":
-            square = torch.randn(CONTROL_EDGE, CONTROL_EDGE)
-            return Timed(lambda: torch.mm(square, square))
+            square = torch.randn(EDGE, EDGE).to(self.model.decoder.dtype)
+            return Timed(lambda: linear(square, square))
         if unit.part == "pass":
             return Timed(self._prompt(unit) if unit.phase == "prefill" else self._step(unit))
         site = _Site(self, unit)
@@ -162,7 +164,7 @@ class _Site:
         self.decoder, self.attention = bench.model.decoder, bench.attention
         self.layers = [cast("Layer", layer) for layer in self.decoder.layers]
         config, B, T = bench.model.config, unit.batch, unit.new
-        self.config, self.new = config, T
+        self.config, self.new, self.decodes = config, T, unit.phase == "decode"
         self.cache = bench.cache(B, unit.tokens - T)
         self.tokens = torch.ones(B, T, dtype=torch.long)
 
@@ -205,7 +207,8 @@ class _Site:
             self.x.add_(self.change)
 
     def head(self) -> None:
-        self.decoder.to_logits(self.decoder.norm(self.x[:, -1]))
+        """Logits of all tokens of a decode step, and of a prompt's last one."""
+        self.decoder.to_logits(self.decoder.norm(self.x if self.decodes else self.x[:, -1]))
 
 
 @dataclass
@@ -214,6 +217,10 @@ class Timings:
 
     ms: dict[PassUnit, list[float]] = field(default_factory=dict)
     disturbance: Disturbance = field(default_factory=Disturbance)
+
+    def add(self, unit: PassUnit, ms: Sequence[float]) -> None:
+        """More samples of a unit."""
+        self.ms.setdefault(unit, []).extend(ms)
 
     def figures(self) -> dict[str, Any]:
         """The measured fields of a `Validation`."""
@@ -226,7 +233,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Agenda:
-    """What to time, and for how long: `seen` counts earlier samples, `least_s` bounds the time of a call from below."""
+    """What to time, and for how long: `seen` counts earlier visits, `least_s` bounds the time of a call from below."""
 
     units: Sequence[PassUnit]
     seen: dict[PassUnit, int]
@@ -239,34 +246,42 @@ Tick = Callable[[PassUnit, float], None]
 
 
 def time_passes(bench: PassBench, agenda: Agenda, timings: Timings, tick: Tick) -> None:
-    """Visits the units in rounds of random order, those with the fewest visits first; what no longer fits is left."""
-    costs = {unit: SLACK * agenda.least_s(unit) + VISIT_S for unit in agenda.units}
-    visits = {unit: min(1, agenda.seen.get(unit, 0)) for unit in agenda.units}
-    end, order = time.perf_counter() + agenda.budget_s, random.Random(len(agenda.seen))
-    before = torch.get_num_threads()
+    """Visits the units in rounds of random order, those with the fewest visits first; what no longer fits is left.
+
+    Every few visits the machine's ceilings are visited too.
+    """
+    least = {unit: agenda.least_s(unit) for unit in agenda.units}
+    costs = {unit: SLACK * seconds + VISIT_S for unit, seconds in least.items()}
+    visits = {unit: agenda.seen.get(unit, 0) for unit in agenda.units}
+    end, order = time.perf_counter() + agenda.budget_s, random.Random(sum(visits.values()))
+    before, done = torch.get_num_threads(), 0
     try:
         while fitting := [unit for unit in agenda.units if costs[unit] < end - time.perf_counter()]:
-            least = min(visits[unit] for unit in fitting)
-            unit = order.choice([unit for unit in fitting if visits[unit] == least])
+            fewest = min(visits[unit] for unit in fitting)
+            unit = order.choice([unit for unit in fitting if visits[unit] == fewest])
             start = time.perf_counter()
             tick(unit, end - start)
-            timings.ms.setdefault(unit, []).extend(_visit(bench, unit, timings.disturbance))
+            timings.add(unit, _visit(bench, unit, least[unit] > LONG_S, timings.disturbance))
             costs[unit], visits[unit] = time.perf_counter() - start, visits[unit] + 1
+            if done % CEILING_EVERY == 0:
+                for ceiling in ceilings(unit.threads):
+                    timings.add(ceiling, _visit(bench, ceiling, False, timings.disturbance))
+            done += 1
     finally:
         torch.set_num_threads(before)
 
 
-def _visit(bench: PassBench, unit: PassUnit, disturbance: Disturbance) -> list[float]:
+def _visit(bench: PassBench, unit: PassUnit, is_long: bool, disturbance: Disturbance) -> list[float]:
+    """Milliseconds of one call that is long, or of several after a first one that does not count."""
     torch.set_num_threads(unit.threads)
-    with torch.inference_mode(), Companion(unit.beside):
+    with torch.inference_mode():
         timed = bench.timed(unit)
         with quiet_heap():
             before = snapshot()
             first = _seconds(timed)
-            calls = 0 if first > LONG_S else max(3, min(MOST_CALLS, round(VISIT_S / first)))
+            calls = 0 if is_long else max(3, min(MOST_CALLS, round(VISIT_S / first)))
             times = [_seconds(timed) for _ in range(calls)] or [first]
-            if unit.beside == "nothing":
-                disturbance.add(before, snapshot())
+            disturbance.add(before, snapshot())
     return [1e3 * value for value in times]
 
 
@@ -277,6 +292,14 @@ def _seconds(timed: Timed) -> float:
     return time.perf_counter() - start
 
 
+def ceilings(threads: int) -> tuple[PassUnit, PassUnit]:
+    """A read from memory and a square product."""
+    return (
+        PassUnit("decode", "read", 1, OTHER_BYTES, 1, threads),
+        PassUnit("prefill", "multiply", 1, EDGE, EDGE, threads),
+    )
+
+
 def grid(batches: Iterable[int], lengths: Iterable[int], threads: int) -> list[PassUnit]:
     """Whole passes and all operator classes of both phases at every batch and length.
 
@@ -285,22 +308,26 @@ def grid(batches: Iterable[int], lengths: Iterable[int], threads: int) -> list[P
     phases: tuple[Phase, ...] = ("prefill", "decode")
     parts: tuple[Part, ...] = ("pass", "attention", "linear", "elementwise", "head")
     return [
-        PassUnit(phase, part, batch, tokens, threads)
+        PassUnit.at(phase, part, batch, tokens, threads)
         for batch in batches for tokens in lengths for phase in phases
         for part in (parts if tokens <= PREFILL_CHUNK else parts[:2])
     ]  # fmt: skip
 
 
-def perturbed(batches: Sequence[int], lengths: Sequence[int]) -> list[PassUnit]:
-    """Operator classes on one thread beside a core that copies memory, and beside one that multiplies; two controls.
+def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
+    """The same operator classes with other FLOPs for the same weights, keys and values.
 
-    Every other batch and every third length will do, where they are not too many tokens for one thread.
+    Left out: elementwise operators, whose FLOPs and bytes are tied; a prompt's head, which is that of a decode step;
+    and what another kernel would run.
     """
-    found = [
-        PassUnit(unit.phase, unit.part, unit.batch, unit.tokens, 1)
-        for unit in grid(batches[::2], lengths[::3], 1)
-        if unit.part != "pass" and unit.batch * unit.tokens <= MOST_PERTURBED
+    wanted = [
+        unit
+        for unit in units
+        if unit.part in ("linear", "attention", "head") and unit.batch * unit.tokens <= MOST_PERTURBED
     ]
-    controls = [PassUnit("decode", part, 1, 1, 1) for part in CONTROLS]
-    sides: tuple[Beside, ...] = ("memory", "compute")
-    return [replace(unit, beside=side) for unit in [*found, *controls] for side in sides]
+    return [
+        replace(unit, new=2 if unit.phase == "decode" else unit.new // 2, perturbed=True)
+        for unit in wanted
+        if (unit.phase == "decode" and 2 * unit.batch <= MAX_ROWS)
+        or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS)
+    ]

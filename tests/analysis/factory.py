@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from analysis.roofline.fit import Fitted, Pricing
+from analysis.roofline.model import total_bytes, total_flops
 from analysis.roofline.operators import Precision
+from analysis.roofline.parts import part_operators
 from analysis.roofline.predict import model_cost
 from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import (
@@ -190,7 +192,7 @@ PLANTED = {
     "decode attention sequence": 5e-6,
     "head byte": 1 / 25e9,
     "head flop": 1 / 200e9,
-    "decode pass": 400e-6,
+    "prefill pass": 5e-3,
     "linear call": 12e-6,
     "elementwise call": 6e-6,
 }
@@ -224,26 +226,35 @@ def _pass_places() -> list[tuple[Part, Phase, int, int]]:
     return list(product(parts, phases, (1, 2, 4, 8, 16), (128, 256, 512, 2048, 4096, 8192)))
 
 
-def _pass_times(phase: Phase, part: Part, batch: int, tokens: int, threads: int = 2) -> PassTimes:
+def _pass_times(phase: Phase, part: Part, batch: int, tokens: int) -> PassTimes:
     new = 1 if phase == "decode" else min(tokens, 512)
-    return PassTimes(phase=phase, part=part, batch=batch, tokens=tokens, new=new, threads=threads, ms=(1.0,))
+    return PassTimes(phase=phase, part=part, batch=batch, tokens=tokens, new=new, threads=2, ms=(1.0,))
 
 
-def beside(run: Validation, memory: float, compute: float, controls: tuple[float, float]) -> Validation:
-    """The run with perturbed parts: what really waits for memory slows down `memory` times, all others `compute`."""
-    slower: list[tuple[PassTimes, float]] = []
-    for part, phase, batch, tokens in _pass_places():
-        if part in ("linear", "attention", "head") and batch < 8 and tokens in (512, 8192):
-            waits = phase == "decode" or part == "head"
-            slower.append((_pass_times(phase, part, batch, tokens, 1), memory if waits else compute))
-    slower += [(_pass_times("decode", "read", 1, 1, 1), controls[0])]
-    slower += [(_pass_times("decode", "multiply", 1, 1, 1), controls[1])]
-    both = [
-        one.model_copy(update={"beside": side, "ms": (factor,)})
-        for one, slow in slower
-        for side, factor in (("memory", slow), ("compute", 1.0))
-    ]
-    return run.model_copy(update={"times": (*run.times, *both)})
+def perturbed(run: Validation, by_compute: Callable[[PassTimes], bool]) -> Validation:
+    """The run with perturbed parts, whose times go with their FLOPs where `by_compute` says so, else with bytes."""
+    found = []
+    for one in run.times:
+        if one.part not in ("linear", "attention") or one.batch > 8 or one.tokens not in (512, 8192):
+            continue
+        other = one.model_copy(update={"new": 2 if one.phase == "decode" else one.new // 2, "perturbed": True})
+        flops, moved = (
+            total(part_operators(SMOLLM2, BF16, other)) / total(part_operators(SMOLLM2, BF16, one))
+            for total in (total_flops, total_bytes)
+        )
+        factor = float(flops if by_compute(one) else moved)
+        found.append(other.model_copy(update={"ms": tuple(factor * ms for ms in one.ms)}))
+    return run.model_copy(update={"times": (*run.times, *found)})
+
+
+def seen(run: Validation, gb_per_s: float, gflop_per_s: float) -> Validation:
+    """The run with one sample of both ceilings."""
+    size, edge = 256 << 20, 2048
+    usual = {"batch": 1, "threads": 2}
+    read = PassTimes(phase="decode", part="read", tokens=size, new=1, ms=(size / gb_per_s / 1e6,), **usual)
+    product = 2 * edge**3 / gflop_per_s / 1e6
+    gemm = PassTimes(phase="prefill", part="multiply", tokens=edge, new=edge, ms=(product,), **usual)
+    return run.model_copy(update={"times": (*run.times, read, gemm)})
 
 
 def finding(**changes: Any) -> Finding:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from analysis.residuals import residuals
 from analysis.roofline.validation import Assessment, assess, is_fitted, newest, score_rows
+from analysis.roofline.validation_text import sentences
 from suite.harness.measurement import Calibration, PassTimes, Validation
-from tests.analysis.factory import PLANTED, beside, calibration, validation
+from tests.analysis.factory import PLANTED, calibration, perturbed, seen, validation
 
 Change = Callable[[PassTimes], float]
 
@@ -45,7 +46,7 @@ def test_planted_rates_are_recovered(found: Assessment) -> None:
     described = {name: (value, unit) for name, value, unit in found.fitted.described()}
     assert described["prefill linear flop"] == (pytest.approx(350, rel=0.05), "GFLOP/s")
     assert described["decode attention byte"] == (pytest.approx(30, rel=0.05), "GB/s")
-    assert described["decode pass"] == (pytest.approx(400, rel=0.15), "µs")
+    assert described["linear call"] == (pytest.approx(12, rel=0.1), "µs")
 
 
 def test_and_predict_shapes_that_were_not_fitted(found: Assessment) -> None:
@@ -143,22 +144,42 @@ def test_nothing_to_fit() -> None:
     assert assess([empty], calibration()) is None
 
 
-@pytest.mark.parametrize(("memory", "compute", "accuracy"), [(1.6, 1.0, 1.0), (1.0, 1.6, 0.0)])
-def test_the_perturbation_tells_right_bounds_from_wrong_ones(memory: float, compute: float, accuracy: float) -> None:
-    run = beside(validation(), memory=memory, compute=compute, controls=(1.6, 1.0))
-    found = assessed(run)
-    assert found.controls == (pytest.approx(1.6), pytest.approx(1.0))
-    assert found.perturbed
-    assert {one.level for one in found.perturbed} >= {"memory", "compute"}
-    assert found.accuracy == accuracy
-    assert len(found.points) == len(assessed(validation()).points)  # perturbed times are no measurements
+def waits(times: PassTimes) -> bool:
+    """What memory bounds on the planted machine."""
+    return times.phase == "decode"
 
 
-def test_controls_without_contrast_say_nothing() -> None:
-    found = assessed(beside(validation(), memory=1.6, compute=1.0, controls=(1.05, 1.0)))
-    assert found.controls == (pytest.approx(1.05), pytest.approx(1.0))
+def test_the_perturbation_tells_right_bounds_from_wrong_ones() -> None:
+    right = assessed(perturbed(validation(), lambda one: not waits(one)))
+    wrong = assessed(perturbed(validation(), waits))
+    for found, accuracy in ((right, 1.0), (wrong, 0.0)):
+        assert {one.level for one in found.perturbed} == {"memory", "compute"}
+        assert {one.part for one in found.perturbed} == {"linear", "attention"}
+        assert found.accuracy == accuracy
+        assert len(found.points) == len(assessed(validation()).points)  # perturbed times are no measurements
+    assert sum(line.startswith("not so: ") for line in sentences(wrong)) == len(wrong.perturbed)
+    assert not any(line.startswith("not so: ") for line in sentences(right))
+    assert any("(100%)" in line for line in sentences(right))
+
+
+def test_what_was_not_perturbed_says_nothing(found: Assessment) -> None:
     assert found.perturbed == ()
     assert found.accuracy is None
+
+
+def test_a_ceiling_that_was_passed_meanwhile_is_raised(run: Validation, found: Assessment) -> None:
+    calm = assessed(seen(run, 20.0, 300.0))
+    assert [(one.kind, one.calibrated) for one in calm.ceilings] == [("read", 32.0), ("gemm", 500.0)]
+    assert calm.points == found.points
+    fast = assessed(seen(run, 64.0, 1000.0))
+    assert [one.best for one in fast.ceilings] == [pytest.approx(64), pytest.approx(1000)]
+    for before, after in zip(found.points, fast.points, strict=True):
+        assert before.bound_ms is not None
+        assert after.bound_ms is not None
+        assert after.bound_ms <= before.bound_ms
+        if (after.phase, after.part) == ("decode", "attention"):
+            assert after.bound_ms == pytest.approx(before.bound_ms / 2, rel=0.01)
+    assert fast.fitted == found.fitted
 
 
 def test_noise_is_not_fitted_away() -> None:
