@@ -2,8 +2,8 @@
 
 In each phase a class of operators has an effective FLOP rate and an effective bandwidth, and its time is the sum of
 both times: computing and moving overlap only in part. What a matrix product of few rows loses is its weights' traffic,
-so its rate saturates with the rows. Sequences, calls and passes cost a fixed time each. All of that is linear in the
-unknown seconds per FLOP, byte, sequence, call and pass: non-negative least squares on relative errors finds them.
+so its rate saturates with the rows. Sequences and calls cost a fixed time each. All of that is linear in the unknown
+seconds per FLOP, byte, sequence and call: non-negative least squares on relative errors finds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import PassTimes
 
 Terms = Mapping[str, float]
-"""How much there is of each unit of work: FLOPs, bytes, calls, passes; or the seconds that one of each takes."""
+"""How much there is of each unit of work: FLOPs, bytes, sequences, calls; or the seconds that one of each takes."""
 
 CALLS = {"linear": 4, "attention": 1, "elementwise": 6}
 """Calls per layer where the operators run one by one; the head's two are not told from the reading of its weights."""
@@ -44,13 +44,9 @@ class Pricing:
         for operator in part_operators(self.shape, self.precision, times):
             for name, amount in self._of(operator, times):
                 found[name] = found.get(name, 0.0) + amount
-        whole = times.part == "pass"
-        if whole and times.phase == "prefill":
-            found["prefill pass"] = passes = -(-times.tokens // times.new)
-        else:
-            passes = 1
-        if not (whole and times.phase == "decode"):
-            for part in CALLS if whole else CALLS.keys() & {times.part}:
+        if (times.phase, times.part) != ("decode", "pass"):
+            passes = -(-times.tokens // times.new) if times.part == "pass" else 1
+            for part in CALLS if times.part == "pass" else CALLS.keys() & {times.part}:
                 found[f"{part} call"] = passes * CALLS[part] * self.shape.layers
         return {name: amount for name, amount in found.items() if amount}
 
@@ -62,7 +58,7 @@ class Pricing:
             far = moved > self.cache_bytes * float(operator.calls)
             return [(f"{name} {'memory' if far else 'cache'} byte", moved)]
         if name == "decode linear":
-            streamed = times.batch <= STREAMED_ROWS
+            streamed = times.batch * times.new <= STREAMED_ROWS
             return [(f"{name} flop", flops), (f"{name} {'streamed' if streamed else 'tiled'} byte", moved)]
         if name == "decode attention":
             return [(f"{name} byte", moved), (f"{name} sequence", times.batch * float(operator.calls))]

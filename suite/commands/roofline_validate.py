@@ -91,18 +91,8 @@ def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassU
     from suite.harness.heap import frozen_heap
     from suite.harness.passes import Agenda, PassBench, Timings, time_passes
 
-    calibration = store.calibration(machine.machine_id())
+    run, calibration = _empty(model, threads), store.calibration(machine.machine_id())
     assert calibration is not None
-    run = Validation(
-        machine_id=machine.machine_id(),
-        measured_at=now(),
-        code_version=machine.code_version(),
-        model=model.name,
-        model_digest=model.digest,
-        shape=asdict(shape_of(model.config)),
-        dtype=model.dtype,
-        threads=threads,
-    )
     priced = PassModel(run, Ceilings(calibration))
 
     def least_s(unit: PassUnit) -> float:
@@ -122,6 +112,20 @@ def _measure(store: Store, model: LanguageModel, threads: int, units: list[PassU
         raise NothingMeasuredError("the budget is too short for a single pass; give a longer --budget.")
     if left := sum(unit not in timings.ms and unit not in agenda.seen for unit in units):
         stderr().print(f"{left} of {len(units)} parts did not fit the budget; another run adds them", markup=False)
+
+
+def _empty(model: LanguageModel, threads: int) -> Validation:
+    """A run of this model that has timed nothing yet."""
+    return Validation(
+        machine_id=machine.machine_id(),
+        measured_at=now(),
+        code_version=machine.code_version(),
+        model=model.name,
+        model_digest=model.digest,
+        shape=asdict(shape_of(model.config)),
+        dtype=model.dtype,
+        threads=threads,
+    )
 
 
 def _seen(store: Store, run: Validation) -> dict[PassUnit, int]:

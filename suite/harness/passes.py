@@ -328,6 +328,6 @@ def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
     return [
         replace(unit, new=2 if unit.phase == "decode" else unit.new // 2, perturbed=True)
         for unit in wanted
-        if (unit.phase == "decode" and 2 * unit.batch <= MAX_ROWS)
+        if (unit.phase == "decode" and unit.tokens > 1 and 2 * unit.batch <= MAX_ROWS)
         or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS)
     ]

@@ -192,7 +192,6 @@ PLANTED = {
     "decode attention sequence": 5e-6,
     "head byte": 1 / 25e9,
     "head flop": 1 / 200e9,
-    "prefill pass": 5e-3,
     "linear call": 12e-6,
     "elementwise call": 6e-6,
 }
