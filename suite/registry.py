@@ -96,6 +96,12 @@ METHODS = Methods(
             "masks of 128 queries x 32 keys, four builders (2510.24606, second version)",
         ),
         Entry(
+            "best_of_n",
+            "suite.methods.search.best_of_n:BestOfN",
+            "control",
+            "whole solutions, the verifier picks one (2110.14168, control)",
+        ),
+        Entry(
             "chunkllm",
             "suite.methods.attention.chunkllm:ChunkLLM",
             "attention",
@@ -184,6 +190,8 @@ WORKLOADS = Registry(
     "workload",
     (
         Entry("chat-open", "workloads.chat_open:ChatOpen", "language", "open questions that repeat nothing"),
+        Entry("aime", "workloads.aime:Aime", "reasoning", "contest problems, whole numbers 0 to 999"),
+        Entry("gpqa", "workloads.gpqa:Gpqa", "reasoning", "expert questions, four options (2311.12022)"),
         Entry("gsm8k", "workloads.gsm8k:Gsm8k", "reasoning", "word problems by their final number (2110.14168)"),
         Entry(
             "humaneval-infill",
@@ -198,6 +206,9 @@ WORKLOADS = Registry(
             "retrieval in lab-long's vocabulary, to 128K",
         ),
         Entry("longbench", "workloads.longbench:LongBench", "long context", "21 tasks, official metrics (2308.14508)"),
+        Entry(
+            "math500", "workloads.math500:Math500", "reasoning", "problems whose answer is an expression (2103.03874)"
+        ),
         Entry("needle", "workloads.needle:Needle", "long context", "a needle in a haystack, depth x length"),
         Entry("passkey", "workloads.passkey:Passkey", "long context", "a pass key at a random depth of filler"),
         Entry(

@@ -7,43 +7,28 @@ They are none of those papers' examples. Without examples the problem is put as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from itertools import count, islice
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from workloads import answers
+from workloads.answers import Extraction, final_number
 from workloads.generators.seeding import item_rng
 from workloads.generators.word_problems import without_marks, word_problem
 from workloads.generators.world import LEXICON_FILES
-from workloads.loading import SUFFIXES, read_records
+from workloads.loading import data_file, read_records
 from workloads.schema import Completion, DataError, Request, Workload, WorkloadConfig
 
 TASK = "test"
+KIND = "gsm8k"
+STEP = "\n"
+"""The examples show one sum a line, and a blank line ends the answer."""
 EXAMPLES_FILE = "train"
 PROBLEM = "Question: {question}\nAnswer:"
 ASKED = "{question}\n\nThink step by step, one sum a line. End with the line: #### and the number alone."
 STOPS = ("\n\n", "Question:")
-Extraction = Literal["flexible", "strict"]
-
-_NUMBER = r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_MARKED = re.compile(rf"####\s*({_NUMBER})")
-_ANY = re.compile(rf"(?:(?<![\w)])-)?{_NUMBER.removeprefix('-?')}")
-
-
-def final_number(text: str, extraction: Extraction = "flexible") -> Decimal | None:
-    """The number behind the first `####`, as in GSM8K's own code; else, if "flexible", the last number of the text.
-
-    Dollar signs, commas and a full stop at the end do not count, and 18.00 is 18; the original compares strings.
-    """
-    marked = _MARKED.search(text)
-    if marked is None and extraction == "strict":
-        return None
-    found = marked[1] if marked else next(reversed(_ANY.findall(text)), None)
-    return None if found is None else Decimal(found.replace(",", "").replace("$", ""))
 
 
 class Gsm8kRecord(BaseModel):
@@ -76,7 +61,7 @@ class Gsm8k(Workload):
     """A file's problems come in its order, the generated ones without end."""
 
     name = "gsm8k"
-    version = "1"
+    version = "2"
     tasks: tuple[str, ...] = (TASK,)
     score_name = "exact number, 0-100"
     Config = Gsm8kConfig
@@ -103,8 +88,10 @@ class Gsm8k(Workload):
 
     def score(self, completion: Completion, request: Request) -> float:
         """100 if the final number is the reference's, else 0."""
-        found = final_number(completion.text, self.config.extraction)
-        return 100.0 if found is not None and found == final_number(request.references[0]) else 0.0
+        text, reference = completion.text, request.references[0]
+        if self.config.extraction == "strict":
+            return 100.0 if final_number(text, "strict") == final_number(reference) else 0.0
+        return 100.0 if answers.correct(KIND, text, reference) else 0.0
 
     def _shots(self) -> list[Gsm8kRecord]:
         wanted = self.config.shots
@@ -128,22 +115,16 @@ class Gsm8k(Workload):
             max_new_tokens=self.config.new_tokens,
             stop=STOPS if shots else (),
             seed=seed,
-            metadata={"sums": record.answer.count("<<")},
+            metadata={"sums": record.answer.count("<<"), "answer": KIND, "step": STEP},
         )
 
 
 def _files(data: Path) -> tuple[Path, Path | None]:
     """The file of the problems, and that of the examples if `data` is a directory that has one."""
-    if not data.is_dir():
-        return data, None
-    found = {
-        name: next((path for suffix in SUFFIXES if (path := data / f"{name}{suffix}").is_file()), None)
-        for name in (TASK, EXAMPLES_FILE)
-    }
-    problems = found[TASK]
+    problems = data_file(data, (TASK,))
     if problems is None:
         raise DataError(f"{data}: holds no GSM8K problems; expected test.jsonl in it.")
-    return problems, found[EXAMPLES_FILE]
+    return problems, data_file(data, (EXAMPLES_FILE,)) if data.is_dir() else None
 
 
 def _generated(*parts: object) -> Gsm8kRecord:

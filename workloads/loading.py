@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import Path as ZipPath
@@ -22,6 +22,33 @@ Record = TypeVar("Record", bound=BaseModel)
 Source = Path | ZipPath
 """A file, or a member of a zip archive."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def data_file(data: Path, names: Sequence[str]) -> Path | None:
+    """`data` itself, or if it is a directory the first file in it with one of `names` and a known suffix."""
+    if not data.is_dir():
+        return data
+    paths = (data / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def fetch_from_hub(hub_id: str, file: str) -> Path:
+    """One file of a data set on the hub, or from the hub's cache on this machine; `DataError` where it is in neither.
+
+    Files are read directly: loading scripts no longer run in `datasets` 4 and would be remote code.
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise DataError(
+            "the option 'hub' needs the extra 'hub': pip install 'inference-suite[hub]', or give --data PATH."
+        ) from None
+    try:
+        return Path(hf_hub_download(hub_id, file, repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{hub_id} cannot be fetched from the hub ({reason}); give --data PATH instead.") from None
 
 
 def read_text(path: Source) -> str:

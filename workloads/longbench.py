@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 
 from workloads.generators.longbench import GENERATOR_VERSION, gen_longbench
 from workloads.generators.world import LEXICON_FILES
-from workloads.loading import Source
+from workloads.loading import Source, fetch_from_hub
 from workloads.longbench_data import (
+    HUB_FILE,
     HUB_ID,
     OWN_PROMPTS,
     LongBenchRecord,
-    fetch_from_hub,
     hub_files,
     load_limits,
     load_records,
@@ -63,7 +63,7 @@ class LongBench(Workload):
 
     def __init__(self, config: LongBenchConfig | None = None) -> None:
         super().__init__(config)
-        self._archive = fetch_from_hub() if self.config.hub else None
+        self._archive = fetch_from_hub(HUB_ID, HUB_FILE) if self.config.hub else None
         self._files = self._find()
         if self._files:
             self.tasks = tuple(self._files)

@@ -16,6 +16,7 @@ from workloads.longbench_tasks import TASKS
 from workloads.schema import DataError
 
 HUB_ID = "THUDM/LongBench"
+HUB_FILE = "data.zip"
 OWN_PROMPTS = Path(str(resources.files("workloads.data"))) / "longbench_prompts.json"
 
 
@@ -60,25 +61,6 @@ def _present(directory: Source, place: str) -> dict[str, Source]:
     if not found:
         raise DataError(f"{place}: holds no LongBench data set; expected files such as qasper.jsonl or qasper_e.jsonl.")
     return found
-
-
-def fetch_from_hub() -> Path:
-    """LongBench's archive from the hub, or from the hub's cache on this machine.
-
-    The archive is read directly: the data set's loading script no longer runs in `datasets` 4 and would be remote code.
-    """
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise DataError(
-            "the LongBench option 'hub' needs the extra 'hub': pip install 'inference-suite[hub]', or give --data DIR."
-        ) from None
-    try:
-        return Path(hf_hub_download(HUB_ID, "data.zip", repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{HUB_ID} cannot be fetched from the hub ({reason}); give --data DIR instead.") from None
 
 
 def load_records(path: Source, task: str) -> list[LongBenchRecord]:

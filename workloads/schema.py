@@ -114,6 +114,28 @@ class DraftFigures:
 
 
 @dataclass(frozen=True)
+class SearchFigures:
+    """What one search cost (`_verifiers.md` section 4); all counts are tokens or calls.
+
+    `generated`: every sampled token once, discarded ones too. `sequential`: longest chain of dependent decode steps.
+    `prompt_logical` and `prefilled`: prompt and prefix tokens that the samples stood behind, and those computed after
+    reuse. `verifier_passes`: scored prefixes; `verifier_tokens` fed for them. `judge_calls`: generations of a judge.
+    `samples`: pieces drawn; `cancelled`: those called off before their end. `extra`: a method's own counts.
+    """
+
+    generated: int
+    sequential: int
+    prompt_logical: int
+    prefilled: int
+    verifier_passes: int = 0
+    verifier_tokens: int = 0
+    judge_calls: int = 0
+    samples: int = 0
+    cancelled: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Completion:
     """What came back for a request. Times are `time.perf_counter_ns()` values (monotonic, nanoseconds).
 
@@ -129,6 +151,7 @@ class Completion:
     cost: CostLedger
     kv: KVFigures | None = None
     drafts: DraftFigures | None = None
+    search: SearchFigures | None = None
     target_logprobs: tuple[float, ...] = ()
     notes: tuple[str, ...] = field(default=())
 

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from workloads.answers import final_number
 from workloads.generators.spec_bench import SPEC_BENCH_FILE, TASKS, gen_spec_bench
 from workloads.generators.world import LEXICON_FILES
-from workloads.gsm8k import final_number
 from workloads.loading import read_records
 from workloads.metrics import rouge_l
 from workloads.schema import Completion, Request, Workload, WorkloadConfig

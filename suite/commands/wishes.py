@@ -12,8 +12,9 @@ from suite.harness.plan import Wishes
 from suite.registry import METHODS
 from suite.spec import MethodSpec, Protocol, Sampling
 
-ON_REQUEST = ("control", "weights")
-"""Families that nobody gets unasked: controls, and methods that calibrate for minutes before they run."""
+ON_REQUEST = ("control", "weights", "search")
+"""Families that nobody gets unasked: controls, what calibrates for minutes before it runs, and what spends a multiple
+of the tokens on every request."""
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,7 @@ def sample(request: Request, completion: Completion, meter: RequestMeter, repeat
         e2el_ms=(stamps[-1] - start_ns) / 1e6,
         score=None,
         drafts=completion.drafts,
+        search=completion.search,
         metadata=request.metadata,
         notes=completion.notes,
     )

@@ -46,6 +46,11 @@ class Contender:
         found = self.method.undrafted(self.config)
         return None if found is None else Contender(*found, self.model)
 
+    def gated(self) -> Contender:
+        """This one, prepared, as the gates ask it."""
+        config = self.method.gated(self.config)
+        return self if config == self.config else Contender(self.method, config, self.model)
+
     def model_bytes(self) -> int:
         """Bytes of the weights that a forward pass of this method reads."""
         return self.method.model_bytes(self.model, self.config)

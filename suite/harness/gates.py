@@ -75,6 +75,7 @@ class Gates:
 
     def run(self, contender: Contender) -> tuple[Gate, ...]:
         """All gates that apply to this method, passed or not. An exception of the method itself is not caught."""
+        contender = contender.gated()
         first = _tokens(contender, self._requests.long)
         gates = [
             finite(_complete(contender, self._requests.forced)),

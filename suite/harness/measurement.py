@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from suite.spec import RunSpec
-from workloads.schema import DraftFigures
+from workloads.schema import DraftFigures, SearchFigures
 
 Status = Literal["ok", "unstable", "gated", "failed"]
 Phase = Literal["prefill", "decode"]
@@ -73,6 +73,7 @@ class Sample(Record):
     e2el_ms: float
     score: float | None
     drafts: DraftFigures | None = None
+    search: SearchFigures | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

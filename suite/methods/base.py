@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -94,6 +94,10 @@ class Method(ABC):
     def undrafted(self, config: MethodConfig) -> tuple[Method, MethodConfig] | None:
         """Of a lossy method with exact drafts: the method without them, whose greedy tokens it must give."""
         return None
+
+    def gated(self, config: Any) -> MethodConfig:
+        """The options under which the gates run; a method that draws tokens by its own options draws none there."""
+        return cast(MethodConfig, config)
 
     def classes(self) -> tuple[type[Method], ...]:
         """Whose code the results depend on."""

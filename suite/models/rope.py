@@ -79,7 +79,7 @@ def _llama3(config: RopeConfig, base: Tensor) -> Tensor:
 
 
 class Rope:
-    """Tables of cos and sin, [positions, D/2] in fp32, grown as positions are asked for."""
+    """Tables of cos and sin, [positions, D/2] in fp32, grown to powers of two: the token behind a prompt makes none."""
 
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
         self.config = config
@@ -95,7 +95,7 @@ class Rope:
         rows, scaled_for = self._made_for
         scaling = self._scaling_length(length)
         if length > rows or scaling != scaled_for:
-            rows = length if scaling else max(length, 2 * rows, 512)
+            rows = length if scaling else max(512, 1 << length.bit_length())
             angles, factor = frequencies(self.config, self.head_dim, length)
             grid = torch.outer(torch.arange(rows, dtype=torch.float32), angles)
             self._tables, self._made_for = (grid.cos() * factor, grid.sin() * factor), (rows, scaling)

@@ -11,6 +11,7 @@ from suite.harness.meter import CountingMeter, RequestMeter
 from suite.methods.attention.base import AttentionMethod
 from suite.methods.base import Method
 from suite.methods.decoding.base import DecodingMethod
+from suite.methods.search.base import SearchMethod
 from suite.models.attention import DenseAttention
 from suite.models.language_model import LanguageModel
 from suite.registry import METHODS
@@ -20,6 +21,7 @@ from workloads.schema import Request
 BUDGET = 64
 NAMES = list(METHODS)
 DRAFTING = [name for name in NAMES if issubclass(METHODS.load(name), DecodingMethod)]
+SEARCHING = [name for name in NAMES if issubclass(METHODS.load(name), SearchMethod)]
 SELECTING = [name for name in NAMES if issubclass(METHODS.load(name), AttentionMethod)]
 LONG = {"dhsa_block": 8 * BUDGET}
 """Prompt tokens beyond which a method is not dense, where 4 BUDGET do not suffice: here the first and the last 128
@@ -142,6 +144,10 @@ def test_retention_is_counted_by_its_definition(name):
     meter = CountingMeter(CONFIG.kv_bytes_per_token(4))
     complete(name, [request("a", 240, new=10)], meter=meter)
     kv = meter.kv_samples()[0]
+    if name in SEARCHING:  # reads of all samples, which share the prompt's pages
+        assert kv.selected_retention == kv.stored_retention == 1.0
+        assert kv.full_bytes <= kv.resident_bytes
+        return
     if name not in ACTING["decode"]:
         assert kv.selected_retention == kv.stored_retention == 1.0
         assert kv.read_bytes_per_step == pytest.approx(kv.full_bytes, rel=0.05)
@@ -218,6 +224,44 @@ def test_drafting_forgets_everything_when_it_is_attached_anew(name):
             done = next(iter(generator.generate([request("a", 150, new=40)], RequestMeter())))
         rounds.append(done.drafts.rounds)
     assert len(set(rounds)) == 1
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_a_search_without_chance_answers_as_dense(name):
+    """All samples are the greedy text then, whatever is made of them."""
+    method, config = at_budget(name)
+    requests = [request("a", 90, new=20), request("bb", 33, new=30)]
+    with method.attach(tiny_model(), method.gated(config)) as generator:
+        ours = list(generator.generate(requests, RequestMeter()))
+    assert [done.token_ids for done in ours] == [done.token_ids for done in complete("dense", requests)]
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_a_search_accounts_for_every_token_it_draws(name, monkeypatch):
+    """Tokens are counted where they are drawn, once; what the answer does not hold was discarded."""
+    from suite.methods.search import sampler
+
+    drawn: list[int] = []
+    choose = sampler._choose
+
+    def counted(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        drawn.append(len(rows))
+        return choose(logits, rows)
+
+    monkeypatch.setattr(sampler, "_choose", counted)
+    done = complete(name, [request("a", 60, new=24)])[0]
+    assert done.search.generated == sum(drawn)
+    assert done.search.sequential == done.cost.sequential_depth == len(drawn)
+    assert done.cost.generated_tokens == len(done.token_ids) > 0
+    assert done.cost.discarded_tokens == done.search.generated - len(done.token_ids)
+    assert 60 <= done.search.prefilled < 120
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_a_search_never_sees_the_references(name):
+    """Another reference changes neither the answer nor its cost."""
+    one, other = (complete(name, [request("a", 60, new=24, references=(said,))])[0] for said in ("yes", "no"))
+    assert (one.token_ids, one.search) == (other.token_ids, other.search)
 
 
 def test_every_registered_method_has_a_card_that_matches_its_entry():

@@ -101,12 +101,35 @@ SPEC_BENCH_RECORD = {
     "reference": ["The dog is asleep."],
 }
 
+MATH_RECORD = {
+    "problem": "What is half of $1$?",
+    "solution": "It is $\\boxed{\\frac{1}{2}}$.",
+    "answer": "\\frac{1}{2}",
+    "subject": "Prealgebra",
+    "level": 1,
+    "unique_id": "test/prealgebra/1.json",
+}
+
+GPQA_RECORD = {
+    "Question": "Which metal is liquid at 20 degrees?",
+    "Correct Answer": "mercury",
+    "Incorrect Answer 1": "iron",
+    "Incorrect Answer 2": "lead",
+    "Incorrect Answer 3": "zinc",
+    "High-level domain": "Chemistry",
+    "Subdomain": "General",
+    "Record ID": "rec1",
+}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "chat-open": ("open.jsonl", {"prompt": "Who is Ada?"}, "prompt"),
+    "aime": ("aime.jsonl", {"id": 60, "problem": "How many are $3$ and $21$?", "answer": "024"}, "problem"),
+    "gpqa": ("gpqa_diamond.jsonl", GPQA_RECORD, "Correct Answer"),
     "gsm8k": ("problems.jsonl", {"question": "What is 2 and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"}, "answer"),
     "humaneval-infill": ("infill.jsonl", INFILL_RECORD, "suffix"),
     "lab-longbench": ("lab.jsonl", LAB_RECORD, "context"),
     "longbench": ("qasper.jsonl", longbench_record(), "context"),
+    "math500": ("test.jsonl", MATH_RECORD, "level"),
     "needle": ("needles.jsonl", NEEDLE_RECORD, "answer"),
     "passkey": ("keys.jsonl", {"prompt": "The pass key is", "answer": "12", "length": 300}, "length"),
     "rag-copy": ("quotes.jsonl", QUOTE_RECORD, "answers"),

@@ -111,11 +111,14 @@ def test_empty_answer_is_the_worst_score(name: str, task: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_revision_follows_the_options(name: str) -> None:
     options = {
+        "aime": {"new_tokens": 50},
         "chat-open": {"new_tokens": 5},
+        "gpqa": {"shuffle_seed": 1},
         "gsm8k": {"shots": 2},
         "humaneval-infill": {"new_tokens": 20},
         "lab-longbench": {"facts": 5},
         "longbench": {"target_tokens": 500},
+        "math500": {"new_tokens": 50},
         "needle": {"depths": 3},
         "passkey": {"lengths": (300,)},
         "perplexity": {"stride_words": 9},
@@ -203,6 +206,8 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
     ("name", "options"),
     [
         ("chat-open", {"new_tokens": 0}),
+        ("aime", {"hub": True, "data": "x"}),
+        ("gpqa", {"shuffle_seed": -1}),
         ("gsm8k", {"shots": -1}),
         ("gsm8k", {"extraction": "loose"}),
         ("humaneval-infill", {"new_tokens": 0}),
@@ -211,6 +216,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
         ("lab-longbench", {"facts": 33}),
         ("longbench", {"target_tokens": 5}),
         ("longbench", {"hub": True, "data": "x"}),
+        ("math500", {"new_tokens": 0}),
         ("needle", {"min_length": 10}),
         ("needle", {"min_length": 900, "max_length": 800}),
         ("needle", {"needles_per_cell": 0}),

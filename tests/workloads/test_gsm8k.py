@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from tests.workloads.support import SHARED, completion, perfect, take, write_jsonl
+from workloads.answers import final_number
 from workloads.generators.seeding import item_rng
 from workloads.generators.word_problems import PLOTS, word_problem
-from workloads.gsm8k import Gsm8k, Gsm8kConfig, final_number
+from workloads.gsm8k import Gsm8k, Gsm8kConfig
 from workloads.schema import DataError, Request
 
 TASK = "test"
@@ -67,6 +68,7 @@ def test_strict_takes_a_marked_number_only() -> None:
         ("The answer is $18.00.", 100.0, 0.0),
         ("#### 18 and not 17", 100.0, 100.0),
         ("#### 180", 0.0, 0.0),
+        ("so \\boxed{18} of the 20", 100.0, 0.0),
         ("18 or 19", 0.0, 0.0),
         ("eighteen", 0.0, 0.0),
     ],

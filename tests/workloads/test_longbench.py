@@ -192,7 +192,7 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(DataError, match=r"cannot be fetched from the hub \(no route to host\); give --data DIR"):
+    with pytest.raises(DataError, match=r"cannot be fetched from the hub \(no route to host\); give --data PATH"):
         LongBench(LongBenchConfig(hub=True))
 
 

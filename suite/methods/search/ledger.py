@@ -1,0 +1,46 @@
+"""What a search costs, counted in one place for all methods (`_verifiers.md` section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workloads.schema import SearchFigures
+
+
+@dataclass
+class Ledger:
+    """The running account of one search. Tokens called off count: a row costs what it had produced at the stop."""
+
+    generated: int = 0
+    sequential: int = 0
+    prompt_logical: int = 0
+    prefilled: int = 0
+    verifier_passes: int = 0
+    verifier_tokens: int = 0
+    judge_calls: int = 0
+    samples: int = 0
+    cancelled: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def sampled(self, lengths: list[int], contexts: list[int], called_off: int) -> None:
+        """One batch of pieces, drawn side by side: their lengths, and the tokens that each was drawn behind."""
+        self.generated += sum(lengths)
+        self.sequential += max(lengths, default=0)
+        self.prompt_logical += sum(contexts)
+        self.samples += len(lengths)
+        self.cancelled += called_off
+
+    def figures(self) -> SearchFigures:
+        """The account as it is stored."""
+        return SearchFigures(
+            generated=self.generated,
+            sequential=self.sequential,
+            prompt_logical=self.prompt_logical,
+            prefilled=self.prefilled,
+            verifier_passes=self.verifier_passes,
+            verifier_tokens=self.verifier_tokens,
+            judge_calls=self.judge_calls,
+            samples=self.samples,
+            cancelled=self.cancelled,
+            extra=dict(self.extra),
+        )
