@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from analysis.roofline.model import Machine
 from suite.harness.measurement import Calibration, Ceiling
 
@@ -28,12 +30,15 @@ class Ceilings:
         A small model lives in a cache, and the DRAM figure would then make it look impossibly good.
         """
         sweep = self.streams("read", threads)
-        holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes]
-        return next(iter(holding or sweep[-1:]), None)
+        holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes] or sweep[-1:]
+        nearest = [ceiling for ceiling in holding if ceiling.size == holding[0].size]
+        return max(nearest, key=lambda ceiling: ceiling.value, default=None)
 
     def memory(self, threads: int) -> Ceiling | None:
         """Read bandwidth of the largest working set: DRAM."""
-        return next(reversed(self.streams("read", threads)), None)
+        sweep = self.streams("read", threads)
+        largest = [ceiling for ceiling in sweep if ceiling.size == sweep[-1].size]
+        return max(largest, key=lambda ceiling: ceiling.value, default=None)
 
     def gemm(self, dtype: str, threads: int) -> Ceiling | None:
         """The best GEMM of this data type over all measured shapes."""
@@ -41,16 +46,9 @@ class Ceilings:
         found = [c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted]
         return max(found, key=lambda ceiling: ceiling.value, default=None)
 
-    def raised(self, dtype: str, threads: int, read_gb_per_s: float, gflop_per_s: float) -> Ceilings:
-        """The same where memory and products are at least this fast: no machine is always in its best hour."""
-        memory, peak = self.memory(threads), self.gemm(dtype, threads)
-
-        def at_least(ceiling: Ceiling) -> Ceiling:
-            floor = read_gb_per_s if ceiling is memory else gflop_per_s if ceiling is peak else 0.0
-            return ceiling.model_copy(update={"value": max(ceiling.value, floor)})
-
-        held = tuple(at_least(ceiling) for ceiling in self.calibration.ceilings)
-        return Ceilings(self.calibration.model_copy(update={"ceilings": held}))
+    def with_seen(self, seen: Iterable[Ceiling]) -> Ceilings:
+        """These and ceilings seen later. A look-up takes the higher one of a kind: no machine is always at its best."""
+        return Ceilings(self.calibration.model_copy(update={"ceilings": (*self.calibration.ceilings, *seen)}))
 
     def threads(self) -> list[int]:
         """Thread counts that were measured."""

@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from analysis.residuals import Compared, Score, residuals
 from analysis.roofline.ceilings import Ceilings
@@ -17,11 +15,12 @@ from analysis.roofline.model import total_bytes, total_flops
 from analysis.roofline.operators import Precision
 from analysis.roofline.parts import Bound, Level, bound, part_operators, pass_operators, resident
 from analysis.roofline.shape import ModelShape
-from suite.harness.measurement import Calibration, PassTimes, Validation
+from suite.harness.measurement import Calibration, Ceiling, PassTimes, Validation
 
 MAPE_BARS = {"decode": 0.10, "prefill": 0.15}
 BIAS_BAR = 0.05
 """What held-out passes of the default model must keep to (issue 7)."""
+CeilingKind = Literal["read", "gemm"]
 CEILINGS = ("read", "multiply")
 """Parts that are no part of a pass."""
 LEAST_CONTRAST = 1.2
@@ -67,7 +66,7 @@ class Perturbed:
 class CeilingSeen:
     """A ceiling as calibrated, and the median and the best of `n` samples between the passes: GB/s or GFLOP/s."""
 
-    kind: str
+    kind: CeilingKind
     calibrated: float | None
     median: float
     best: float
@@ -157,7 +156,7 @@ def assess(validations: Sequence[Validation], calibration: Calibration | None) -
         return None
     ceilings = Ceilings(calibration) if calibration is not None else None
     seen = [_seen(times, runs[-1].dtype, ceilings) for times in timed if times.part in CEILINGS]
-    model = PassModel(runs[-1], _best(ceilings, runs[-1], seen))
+    model = PassModel(runs[-1], _with_best(ceilings, runs[-1], seen))
     fitted = model.fitted([times for times in alone if is_fitted(times.batch, times.tokens)])
     return Assessment(
         model=runs[-1].model,
@@ -185,15 +184,23 @@ def _seen(times: PassTimes, dtype: str, ceilings: Ceilings | None) -> CeilingSee
     found = ceilings and (ceilings.memory(times.threads) if is_read else ceilings.gemm(dtype, times.threads))
     work = times.tokens if is_read else 2 * times.tokens**3
     rates = [work / ms / 1e6 for ms in times.ms]
-    return CeilingSeen(
-        "read" if is_read else "gemm", found.value if found else None, median(rates), max(rates), len(rates)
-    )
+    kind: CeilingKind = "read" if is_read else "gemm"
+    return CeilingSeen(kind, found.value if found else None, median(rates), max(rates), len(rates))
 
 
-def _best(ceilings: Ceilings | None, run: Validation, seen: Sequence[CeilingSeen]) -> Ceilings | None:
-    """The calibrated ceilings, or what was reached between the passes where that is more: the machine drifts."""
-    best = {one.kind: one.best for one in seen}
-    return ceilings and ceilings.raised(run.dtype, run.threads, best.get("read", 0.0), best.get("gemm", 0.0))
+def _with_best(ceilings: Ceilings | None, run: Validation, seen: Sequence[CeilingSeen]) -> Ceilings | None:
+    """The calibrated ceilings, and the best that was reached between the passes: the machine drifts."""
+    if ceilings is None:
+        return None
+    memory = ceilings.memory(run.threads)
+    sizes = {"read": memory.size if memory else ceilings.llc_bytes, "gemm": 0}
+    return ceilings.with_seen(
+        Ceiling(
+            kind=one.kind, dtype=run.dtype, threads=run.threads, size=sizes[one.kind], value=one.best, spread=0.0,
+            samples=(one.best,),
+        )
+        for one in seen
+    )  # fmt: skip
 
 
 class PassModel:
@@ -243,15 +250,15 @@ class PassModel:
             least, most = self.bound(few), self.bound(more)
             if least is None or most is None or least.level != most.level:
                 continue
-            flops, moved = self._work(more) / self._work(few)
+            flops, moved = (high / low for high, low in zip(self._work(more), self._work(few), strict=True))
             if flops > LEAST_CONTRAST * moved:
                 time = median(more.ms) / median(few.ms)
                 yield Perturbed(one.part, one.phase, one.batch, one.tokens, least.level, flops, moved, time)
 
-    def _work(self, times: PassTimes) -> NDArray[np.float64]:
+    def _work(self, times: PassTimes) -> tuple[float, float]:
         """FLOPs and bytes of a part."""
         operators = part_operators(self.shape, self.precision, times)
-        return np.array([total_flops(operators), total_bytes(operators)])
+        return float(total_flops(operators)), float(total_bytes(operators))
 
 
 def _place(times: PassTimes) -> tuple[str, str, int, int, int]:
