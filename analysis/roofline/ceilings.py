@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from analysis.roofline.model import Machine
@@ -30,21 +31,18 @@ class Ceilings:
         A small model lives in a cache, and the DRAM figure would then make it look impossibly good.
         """
         sweep = self.streams("read", threads)
-        holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes] or sweep[-1:]
-        nearest = [ceiling for ceiling in holding if ceiling.size == holding[0].size]
-        return max(nearest, key=lambda ceiling: ceiling.value, default=None)
+        sizes = [ceiling.size for ceiling in sweep]
+        size = next((size for size in sizes if size >= working_set_bytes), max(sizes, default=0))
+        return _highest(ceiling for ceiling in sweep if ceiling.size == size)
 
     def memory(self, threads: int) -> Ceiling | None:
         """Read bandwidth of the largest working set: DRAM."""
-        sweep = self.streams("read", threads)
-        largest = [ceiling for ceiling in sweep if ceiling.size == sweep[-1].size]
-        return max(largest, key=lambda ceiling: ceiling.value, default=None)
+        return self.read(threads, math.inf)
 
     def gemm(self, dtype: str, threads: int) -> Ceiling | None:
         """The best GEMM of this data type over all measured shapes."""
         wanted = ("gemm", dtype, threads)
-        found = [c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted]
-        return max(found, key=lambda ceiling: ceiling.value, default=None)
+        return _highest(c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted)
 
     def with_seen(self, seen: Iterable[Ceiling]) -> Ceilings:
         """These and ceilings seen later. A look-up takes the higher one of a kind: no machine is always at its best."""
@@ -61,6 +59,10 @@ class Ceilings:
             return None
         name = f"measured, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
         return Machine(name, peak.value * 1e9, read.value * 1e9, self.calibration.call_overhead_us * 1e-6)
+
+
+def _highest(ceilings: Iterable[Ceiling]) -> Ceiling | None:
+    return max(ceilings, key=lambda ceiling: ceiling.value, default=None)
 
 
 def human_bytes(size: int) -> str:
