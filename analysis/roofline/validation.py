@@ -189,18 +189,25 @@ def _seen(times: PassTimes, dtype: str, ceilings: Ceilings | None) -> CeilingSee
 
 
 def _with_best(ceilings: Ceilings | None, run: Validation, seen: Sequence[CeilingSeen]) -> Ceilings | None:
-    """The calibrated ceilings, and the best that was reached between the passes: the machine drifts."""
-    if ceilings is None:
+    """The calibrated ceilings, and the best that was reached between the passes: the machine drifts.
+
+    Where no bandwidth was stable there is no bound: activations would be bound by memory, where caches hold them.
+    """
+    memory = ceilings and ceilings.memory(run.threads)
+    if ceilings is None or memory is None:
         return None
-    memory = ceilings.memory(run.threads)
-    sizes = {"read": memory.size if memory else ceilings.llc_bytes, "gemm": 0}
     return ceilings.with_seen(
         Ceiling(
-            kind=one.kind, dtype=run.dtype, threads=run.threads, size=sizes[one.kind], value=one.best, spread=0.0,
+            kind=one.kind,
+            dtype=run.dtype,
+            threads=run.threads,
+            size=memory.size,
+            value=one.best,
+            spread=0.0,
             samples=(one.best,),
         )
         for one in seen
-    )  # fmt: skip
+    )
 
 
 class PassModel:

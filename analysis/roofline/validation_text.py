@@ -21,7 +21,9 @@ def sentences(found: Assessment) -> list[str]:
 
 def _bound(found: Assessment) -> Iterator[str]:
     shares = {point: point.bound_ms / point.measured_ms for point in found.points if point.bound_ms is not None}
-    if shares:
+    if not shares:
+        yield "no stable ceiling was calibrated, so there is no bound; run `suite roofline --calibrate` on an idle machine"
+    else:
         near = max(shares, key=lambda point: shares[point])
         yield (
             f"the uncalibrated bound is above {len(found.above())} of {len(shares)} measurements; "

@@ -182,15 +182,17 @@ def test_a_ceiling_that_was_passed_meanwhile_is_raised(run: Validation, found: A
     assert fast.fitted == found.fitted
 
 
-def test_what_was_seen_stands_in_for_a_ceiling_that_was_refused(run: Validation) -> None:
+def test_what_was_seen_stands_in_for_a_peak_that_was_refused(run: Validation) -> None:
     whole = calibration()
-    kept = tuple(one for one in whole.ceilings if one.threads != 2)
+    kept = tuple(one for one in whole.ceilings if one.kind != "gemm")
     unstable = whole.model_copy(update={"ceilings": kept})
     assert {point.bound_ms for point in assessed(run, unstable).points} == {None}
     found = assessed(seen(run, 32.0, 500.0), unstable)
-    assert [one.calibrated for one in found.ceilings] == [None, None]
+    assert [one.calibrated for one in found.ceilings] == [32.0, None]
     assert all(point.bound_ms for point in found.points)
     assert found.above() == []
+    nothing = assessed(seen(run, 32.0, 500.0), whole.model_copy(update={"ceilings": ()}))
+    assert {point.bound_ms for point in nothing.points} == {None}
 
 
 def test_noise_is_not_fitted_away() -> None:
