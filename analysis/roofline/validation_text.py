@@ -22,7 +22,7 @@ def sentences(found: Assessment) -> list[str]:
 def _bound(found: Assessment) -> Iterator[str]:
     shares = {point: point.bound_ms / point.measured_ms for point in found.points if point.bound_ms is not None}
     if not shares:
-        yield "no stable ceiling was calibrated, so there is no bound; run `suite roofline --calibrate` on an idle machine"
+        yield "no stable ceiling was calibrated, so there is no bound: run `suite roofline --calibrate` again"
     else:
         near = max(shares, key=lambda point: shares[point])
         yield (
