@@ -12,6 +12,7 @@ from analysis.metrics import unit_metrics
 from analysis.roofline.ceilings import Ceilings
 from analysis.samples import method_label, request_scores
 from analysis.spec_bench import spec_bench_rows
+from analysis.unit_scores import unit_scores
 from suite.harness.measurement import Calibration, UnitResult
 
 SCHEMA = "inference-suite.run/1"
@@ -40,6 +41,7 @@ def run_document(
         "units": [_unit_row(unit, dense.get(unit.block), ceilings) for unit in units],
         "summary": summary_rows(units, ceilings, category_means),
         **({"spec_bench": protocol} if protocol else {}),
+        "residuals": [asdict(score) for score in unit_scores(units, ceilings)],
         "report": report,
     }
 

@@ -109,7 +109,7 @@ def _place(
     bytes_per_pass = count.counted_bytes / passes
     machine = ceilings and ceilings.machine(unit.spec.model.dtype, threads_of(unit), bytes_per_pass)
     predicted_s, launch_s = _predicted_seconds(count.ops, machine) if machine and count.ops else (None, None)
-    llc = ceilings.calibration.conditions.get("llc_bytes", 0) if ceilings else 0
+    llc = ceilings.llc_bytes if ceilings else 0
     return Placement(
         phase=count.phase,
         flops=count.flops / passes,

@@ -8,6 +8,8 @@ from typing import Any
 
 from analysis.comparison import Comparison, Contest
 from analysis.lrm_survey import SurveyRow
+from analysis.residuals import Score
+from analysis.roofline.validation import Assessment
 from analysis.spec_bench import SpecBenchRow
 from analysis.studies import EngineReport, StudyReport
 from suite.harness.measurement import Ceiling
@@ -187,6 +189,7 @@ class ReportData:
 
     `refused` are the ceilings that varied too much to be used, a sentence each.
     `explorer` has the data of the roofline explorer (`analysis.roofline.explorer`).
+    `scores` compare the units' passes with the uncalibrated roofline, `validation` those of a validation with both.
     """
 
     generated_at: str
@@ -209,3 +212,5 @@ class ReportData:
     engines: tuple[EngineReport, ...] = ()
     studies: tuple[StudyReport, ...] = ()
     explorer: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
+    validation: Assessment | None = None

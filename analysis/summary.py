@@ -35,10 +35,12 @@ from analysis.report_data import (
 )
 from analysis.roofline.ceilings import Ceilings, human_bytes
 from analysis.roofline.explorer import report_explorer
+from analysis.roofline.validation import assess
 from analysis.samples import question, request_scores, threads_of, timed_samples, times_ms
 from analysis.spec_bench import spec_bench_rows
 from analysis.studies import engine_reports, study_reports
 from analysis.taxonomy import rule_notes
+from analysis.unit_scores import unit_scores
 from suite.errors import NothingMeasuredError
 from suite.harness.measurement import Calibration, Finding, UnitResult
 from suite.harness.store import Store
@@ -71,12 +73,14 @@ def build_summary(store: Store, keys: Collection[str] | None = None) -> ReportDa
     data = _report_data(units, findings, calibration, machine, left_out)
     rows = [row for contest in data.contests for row in contest.rows]
     kept = {kind: by.get(machine_id, []) for kind, by in documents.items()}
+    validations = store.validations(machine_id)
     return replace(
         data,
         methods=method_pages(here, rows, data.points, data.claims),
         engines=engine_reports(kept.get("engines", [])),
         studies=study_reports(kept.get("tuning", [])),
-        raw={**data.raw, **kept},
+        validation=assess(validations, calibration),
+        raw={**data.raw, **kept, "validations": [run.model_dump(mode="json") for run in validations]},
     )
 
 
@@ -115,6 +119,7 @@ def _report_data(
         refused=refused(calibration),
         noise=_noise(units, rows),
         explorer=report_explorer(calibration),
+        scores=tuple(unit_scores(units, ceilings)),
         conditions=conditions(units, calibration, machine),
         raw={
             "schema": SCHEMA,
@@ -216,7 +221,7 @@ def _roofs(units: Sequence[UnitResult], ceilings: Ceilings | None) -> tuple[Roof
         peak, sweep = ceilings.gemm(dtype, threads), ceilings.streams("read", threads)
         if peak is None or not sweep:
             continue
-        llc = ceilings.calibration.conditions.get("llc_bytes", 0)
+        llc = ceilings.llc_bytes
         cached = [ceiling for ceiling in sweep if ceiling.size <= llc // 2][-1:]
         lines = {f"memory ({human_bytes(ceiling.size)})": ceiling.value for ceiling in sweep[-1:] if ceiling.size > llc}
         lines |= {f"cache ({human_bytes(ceiling.size)})": ceiling.value for ceiling in cached}

@@ -25,8 +25,10 @@ from plotly.offline import get_plotlyjs
 from analysis.headlines import contest_title
 from analysis.lrm_printed import printed_rows
 from analysis.report_data import ReportData
+from analysis.roofline.validation import score_rows
+from analysis.roofline.validation_text import sentences
 from analysis.wording import number, plural
-from reports import figures, grid_figures, machine_figures, pareto, static, style, tables
+from reports import figures, grid_figures, machine_figures, pareto, residual_figures, static, style, tables
 
 SHOWN_POINTS = 100
 """Roofline rows of one method in the page."""
@@ -82,6 +84,8 @@ def render(data: ReportData) -> str:
         printed=printed_rows() if data.survey else (),
         figures={name: Embedded(figure.layout.height, _harmless(figure.to_json())) for name, figure in drawn.items()},
         shown_points=SHOWN_POINTS,
+        validation_scores=score_rows(data.validation) if data.validation is not None else [],
+        validation_sentences=sentences(data.validation) if data.validation is not None else [],
         raw=_compressed(data.raw),
         explorer_json=_embedded(data.explorer),
         heading="h2",
@@ -104,6 +108,7 @@ def _page(template: str, names: Sequence[str], **context: Any) -> str:
 def _figures(data: ReportData) -> dict[str, go.Figure]:
     """All figures by the id of their place in the page."""
     drawn = {f"machine-{name}": figure for name, figure in machine_figures.machine_figures(data).items()}
+    drawn |= {f"residual-{name}": figure for name, figure in residual_figures.residual_figures(data.validation).items()}
     if (frontier := grid_figures.frontier(data.frontier)) is not None:
         drawn["claims-frontier"] = frontier
     for index, fronts in enumerate(pareto.survey_fronts(data.survey), start=1):

@@ -248,7 +248,7 @@ def list_command(
 
 app.command(
     "roofline",
-    epilog="Example: python -m suite roofline --calibrate; "
+    epilog="Example: python -m suite roofline --calibrate; python -m suite roofline --validate --budget 10m; "
     "python -m suite roofline --model llama-3-8b --method chunkllm --hardware h100-sxm --seqlen 131072",
 )(roofline_command)
 

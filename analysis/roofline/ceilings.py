@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from analysis.roofline.model import Machine
 from analysis.roofline.operators import Precision
 from suite.errors import InputError
@@ -17,6 +20,11 @@ class Ceilings:
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
 
+    @property
+    def llc_bytes(self) -> int:
+        """What all last-level caches hold together; 0 in calibrations that do not say."""
+        return int(self.calibration.conditions.get("llc_bytes", 0))
+
     def streams(self, kind: str, threads: int) -> list[Ceiling]:
         """ "read", "copy" or "triad" ceilings by rising working set."""
         found = [c for c in self.calibration.ceilings if c.kind == kind and c.threads == threads]
@@ -28,18 +36,22 @@ class Ceilings:
         A small model lives in a cache, and the DRAM figure would then make it look impossibly good.
         """
         sweep = self.streams("read", threads)
-        holding = [ceiling for ceiling in sweep if ceiling.size >= working_set_bytes]
-        return next(iter(holding or sweep[-1:]), None)
+        sizes = [ceiling.size for ceiling in sweep]
+        size = next((size for size in sizes if size >= working_set_bytes), max(sizes, default=0))
+        return _highest(ceiling for ceiling in sweep if ceiling.size == size)
 
     def memory(self, threads: int) -> Ceiling | None:
         """Read bandwidth of the largest working set: DRAM."""
-        return next(reversed(self.streams("read", threads)), None)
+        return self.read(threads, math.inf)
 
     def gemm(self, dtype: str, threads: int) -> Ceiling | None:
         """The best GEMM of this data type over all measured shapes."""
         wanted = ("gemm", dtype, threads)
-        found = [c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted]
-        return max(found, key=lambda ceiling: ceiling.value, default=None)
+        return _highest(c for c in self.calibration.ceilings if (c.kind, c.dtype, c.threads) == wanted)
+
+    def with_seen(self, seen: Iterable[Ceiling]) -> Ceilings:
+        """These and ceilings seen later. A look-up takes the higher one of a kind: no machine is always at its best."""
+        return Ceilings(self.calibration.model_copy(update={"ceilings": (*self.calibration.ceilings, *seen)}))
 
     def threads(self) -> list[int]:
         """Thread counts that were measured."""
@@ -62,6 +74,10 @@ class Ceilings:
                 "the calibration lacks a stable ceiling; run `python -m suite roofline --calibrate` on an idle machine."
             )
         return found
+
+
+def _highest(ceilings: Iterable[Ceiling]) -> Ceiling | None:
+    return max(ceilings, key=lambda ceiling: ceiling.value, default=None)
 
 
 def human_bytes(size: int) -> str:

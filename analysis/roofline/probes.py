@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from analysis.roofline.ceilings import human_bytes
 from kernels import build
+from kernels.flash_decode import flash_decode
 from kernels.gemv import gemv as kernel_gemv
 
 Kind = Literal["read", "copy", "triad", "gemm", "gemv"]
@@ -67,9 +68,20 @@ def stream_probes(size: int, threads: int) -> Iterator[Probe]:
     if size >= _GEMV_READS_FROM:
         row, matrix = torch.ones(1, GEMV_EDGE), whole.view(-1, GEMV_EDGE)
         readers["kernels.gemv"] = lambda: kernel_gemv(row, matrix)
+        if whole.is_cpu and build.load("flash_decode") is not None:
+            readers["kernels.flash_decode"] = _attention_reader(whole)
     yield Probe("read", "fp32", threads, size, whole.nbytes, readers)
     yield Probe("copy", "fp32", threads, size, 2 * half.nbytes, {"Tensor.copy_": lambda: other.copy_(half)})
     yield Probe("triad", "fp32", threads, size, 3 * a.nbytes, {"torch.add": lambda: torch.add(a, b, alpha=0.5, out=c)})
+
+
+def _attention_reader(data: Tensor) -> Callable[[], object]:
+    """Reads all of it as the keys and values of one decode step: of our kernels the one that asks furthest ahead."""
+    heads, width = 8, 64
+    keys, values = data.view(torch.bfloat16).view(2, 1, heads, -1, width)
+    q, rows = torch.zeros(1, heads, width, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.int32)
+    spans = torch.tensor([0, keys.shape[2], 0], dtype=torch.int32).view(1, 1, 1, 3)
+    return lambda: flash_decode(q, keys, values, spans, rows, scale=1.0)
 
 
 def stream_overhead() -> dict[Kind, Callable[[], object]]:

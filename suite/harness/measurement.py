@@ -224,3 +224,51 @@ class Calibration(Record):
     ceilings: tuple[Ceiling, ...]
     call_overhead_us: float
     conditions: dict[str, Any] = Field(default_factory=dict)
+
+
+Part = Literal["pass", "linear", "attention", "elementwise", "head", "read", "multiply"]
+"""A whole pass (of a prompt: all its passes), one class of its operators over all layers, or a ceiling: a read from
+memory, a square product."""
+
+
+class PassTimes(Record):
+    """Raw times of one part of a model's pass, one per call, in milliseconds.
+
+    A decode step attends to `tokens` tokens, its own included. Of a prompt of `tokens` tokens, "pass" is everything, in
+    passes of `new` tokens as the engine reads it, and an operator class is its share of the last pass, which has `new`.
+    A `perturbed` class has twice as many new tokens in a decode step, half as many of a prompt: other FLOPs for the
+    same weights, keys and values. For a ceiling `tokens` are the bytes that are read, or the edge of the square.
+    """
+
+    phase: Phase
+    part: Part
+    batch: int
+    tokens: int
+    new: int
+    threads: int
+    perturbed: bool = False
+    ms: tuple[float, ...]
+
+
+class Validation(Record):
+    """One run of `suite roofline --validate`: `shape` has the fields of `analysis.roofline.shape.ModelShape`.
+
+    Runs of one code version, model, data type, number of threads and machine belong together.
+    """
+
+    machine_id: str
+    measured_at: str
+    code_version: str
+    model: str
+    model_digest: str
+    shape: dict[str, Any]
+    dtype: str
+    threads: int
+    times: tuple[PassTimes, ...] = ()
+    steal_share: float = 0.0
+    other_load: float = 0.0
+
+    @property
+    def kind(self) -> tuple[str, str, str, int]:
+        """What runs that belong together share, besides the machine."""
+        return self.code_version, self.model_digest, self.dtype, self.threads

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from suite.errors import InputError
-from suite.harness.measurement import Calibration, Finding, UnitResult
+from suite.harness.measurement import Calibration, Finding, UnitResult, Validation
 
 STORE_VARIABLE = "SUITE_STORE"
 DEFAULT_STORE = Path("results") / "suite.sqlite"
@@ -35,10 +35,11 @@ CREATE TABLE calibrations (machine_id TEXT NOT NULL, created TEXT NOT NULL, json
 CREATE TABLE machines (machine_id TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
 # Added after version 1 was in use; an older program does not look at them, so an older store just gets them.
-_RUNS = "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, json TEXT NOT NULL)"
-_DOCUMENTS = (
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, json TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS validations (machine_id TEXT NOT NULL, created TEXT NOT NULL, json TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS documents (kind TEXT NOT NULL, name TEXT NOT NULL, machine_id TEXT NOT NULL, "
-    "created TEXT NOT NULL, json TEXT NOT NULL)"
+    "created TEXT NOT NULL, json TEXT NOT NULL)",
 )
 
 _FILTERS = {
@@ -118,8 +119,8 @@ class Store:
                     f"{self.path} has store version {version}, this program reads {SCHEMA_VERSION}; "
                     "give --store a new path, or use the program's version that wrote it."
                 )
-            connection.execute(_RUNS)
-            connection.execute(_DOCUMENTS)
+            for statement in _LATER:
+                connection.execute(statement)
 
     def _create(self) -> None:
         for statement in _TABLES.split(";"):
@@ -267,6 +268,18 @@ class Store:
         for machine_id, text in rows:
             found.setdefault(machine_id, []).append(json.loads(text))
         return found
+
+    def add_validation(self, validation: Validation) -> None:
+        """Writes one run's times of passes; those of older runs stay."""
+        self._write(
+            "INSERT INTO validations VALUES (?, ?, ?)", [(validation.machine_id, now(), validation.model_dump_json())]
+        )
+
+    def validations(self, machine_id: str) -> list[Validation]:
+        """All runs that timed passes on one machine, in order."""
+        rows = self._read("SELECT json FROM validations WHERE machine_id = ? ORDER BY rowid", (machine_id,))
+        with self._explained():
+            return [Validation.model_validate_json(text) for (text,) in rows]
 
     def add_machine(self, machine_id: str, document: str) -> None:
         """Keeps the fingerprint (JSON) that a machine id is the hash of."""

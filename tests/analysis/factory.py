@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis.roofline.fit import Fitted, Pricing
+from analysis.roofline.model import total_bytes, total_flops
 from analysis.roofline.operators import Precision
+from analysis.roofline.parts import part_operators
 from analysis.roofline.predict import model_cost
 from analysis.roofline.shape import ModelShape
 from suite.harness.measurement import (
@@ -21,11 +26,14 @@ from suite.harness.measurement import (
     Memory,
     Noise,
     OpCount,
+    Part,
+    PassTimes,
     Phase,
     PhaseCount,
     Sample,
     Status,
     UnitResult,
+    Validation,
 )
 from suite.harness.store import Store
 from suite.spec import EngineSpec, MethodSpec, ModelSpec, Protocol, RunSpec, WorkloadSpec
@@ -170,6 +178,82 @@ def calibration(threads: Sequence[int] = (1, 2)) -> Calibration:
         call_overhead_us=1.5,
         conditions={"llc_bytes": 32 << 20, "refused": ["copy fp32 16 KiB, 1 thread: refused."]},
     )
+
+
+PLANTED = {
+    "prefill linear flop": 1 / 350e9,
+    "prefill attention flop": 1 / 250e9,
+    "prefill elementwise cache byte": 1 / 40e9,
+    "prefill elementwise memory byte": 1 / 20e9,
+    "decode linear flop": 1 / 250e9,
+    "decode linear streamed byte": 1 / 28e9,
+    "decode linear tiled byte": 1 / 24e9,
+    "decode attention byte": 1 / 30e9,
+    "decode attention sequence": 5e-6,
+    "head byte": 1 / 25e9,
+    "head flop": 1 / 200e9,
+    "linear call": 12e-6,
+    "elementwise call": 6e-6,
+}
+"""Seconds per unit of work: slower everywhere than the ceilings of `calibration`."""
+
+
+def validation(noise: float = 0.01) -> Validation:
+    """Passes and operator classes of SmolLM2 on a machine that keeps to `PLANTED`, three samples of each."""
+    planted, pricing, rng = Fitted(PLANTED), Pricing(SMOLLM2, BF16, 32 << 20), np.random.default_rng(5)
+    times = []
+    for part, phase, batch, tokens in _pass_places():
+        one = _pass_times(phase, part, batch, tokens)
+        ms = 1e3 * planted.predict(pricing.terms(one)) * (1 + noise * rng.standard_normal(3))
+        times.append(one.model_copy(update={"ms": tuple(ms.tolist())}))
+    return Validation(
+        machine_id=MACHINE,
+        measured_at="2026-01-02T03:04:05+00:00",
+        code_version="1",
+        model="smollm2-135m",
+        model_digest="d",
+        shape=json.loads(json.dumps(asdict(SMOLLM2))),
+        dtype="bf16",
+        threads=2,
+        times=tuple(times),
+    )
+
+
+def _pass_places() -> list[tuple[Part, Phase, int, int]]:
+    parts: tuple[Part, ...] = ("pass", "linear", "attention", "elementwise", "head")
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    return list(product(parts, phases, (1, 2, 4, 8, 16), (128, 256, 512, 2048, 4096, 8192)))
+
+
+def _pass_times(phase: Phase, part: Part, batch: int, tokens: int) -> PassTimes:
+    new = 1 if phase == "decode" else min(tokens, 512)
+    return PassTimes(phase=phase, part=part, batch=batch, tokens=tokens, new=new, threads=2, ms=(1.0,))
+
+
+def perturbed(run: Validation, by_compute: Callable[[PassTimes], bool]) -> Validation:
+    """The run with perturbed parts, whose times go with their FLOPs where `by_compute` says so, else with bytes."""
+    found = []
+    for one in run.times:
+        if one.part not in ("linear", "attention") or one.batch > 8 or one.tokens not in (512, 8192):
+            continue
+        other = one.model_copy(update={"new": 2 if one.phase == "decode" else one.new // 2, "perturbed": True})
+        flops, moved = (
+            total(part_operators(SMOLLM2, BF16, other)) / total(part_operators(SMOLLM2, BF16, one))
+            for total in (total_flops, total_bytes)
+        )
+        factor = float(flops if by_compute(one) else moved)
+        found.append(other.model_copy(update={"ms": tuple(factor * ms for ms in one.ms)}))
+    return run.model_copy(update={"times": (*run.times, *found)})
+
+
+def seen(run: Validation, gb_per_s: float, gflop_per_s: float) -> Validation:
+    """The run with one sample of both ceilings."""
+    size, edge = 256 << 20, 2048
+    usual = {"batch": 1, "threads": 2}
+    read = PassTimes(phase="decode", part="read", tokens=size, new=1, ms=(size / gb_per_s / 1e6,), **usual)
+    product = 2 * edge**3 / gflop_per_s / 1e6
+    gemm = PassTimes(phase="prefill", part="multiply", tokens=edge, new=edge, ms=(product,), **usual)
+    return run.model_copy(update={"times": (*run.times, read, gemm)})
 
 
 def finding(**changes: Any) -> Finding:

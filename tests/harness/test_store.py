@@ -14,6 +14,7 @@ from suite.errors import InputError
 from suite.harness.export import FORMATS, export
 from suite.harness.measurement import Calibration, Ceiling, Finding
 from suite.harness.store import Run, Store, default_path
+from tests.analysis.factory import MACHINE, validation
 from tests.harness.support import unit
 
 
@@ -265,13 +266,23 @@ def test_a_run_and_its_units_are_one_transaction(store: Store) -> None:
     assert store.units() == []
 
 
-def test_a_store_from_before_sweeps_gets_their_table(store: Store) -> None:
-    store._connection.execute("DROP TABLE runs")
-    store._connection.execute("DROP TABLE documents")
+def test_a_store_from_before_sweeps_and_validations_gets_their_tables(store: Store) -> None:
+    for table in ("runs", "validations", "documents"):
+        store._connection.execute(f"DROP TABLE {table}")
     with Store(store.path) as opened:
         opened.add_run("r", [unit("k0")], [])
+        opened.add_validation(validation())
         assert opened.documents("tuning") == {}
     assert store.run("r") is not None
+    assert store.validations(MACHINE) == [validation()]
+
+
+def test_validations_of_a_machine_come_back_in_order(store: Store) -> None:
+    first, second = validation(), validation(noise=0.5)
+    for run in (first, second, first.model_copy(update={"machine_id": "other"})):
+        store.add_validation(run)
+    assert store.validations(MACHINE) == [first, second]
+    assert store.validations("nowhere") == []
 
 
 WRITERS, EACH = 4, 10

@@ -58,4 +58,5 @@ class BudgetForcing(SearchMethod):
         policy.ledger.extra["waits"] = float(waits)
         if config.guide and not thought.finished and not arrived(thought, problem.closing):
             thought = await policy.write(thought, (problem.closing or "") + config.guide)
-        return Answer(*await policy.finish([thought]))
+        (whole,) = await policy.finish([thought])
+        return Answer(whole)
