@@ -193,7 +193,7 @@ def _with_best(ceilings: Ceilings | None, run: Validation, seen: Sequence[Ceilin
 
     Where no bandwidth was stable there is no bound: activations would be bound by memory, where caches hold them.
     """
-    memory = ceilings and ceilings.memory(run.threads)
+    memory = ceilings.memory(run.threads) if ceilings is not None else None
     if ceilings is None or memory is None:
         return None
     return ceilings.with_seen(
