@@ -100,7 +100,7 @@ def test_model_output_is_text(page: Page) -> None:
 def test_the_embedded_json_cannot_end_its_element(written: Written) -> None:
     html = written.html.read_text()
     starts = [match.end() for match in re.finditer('<script type="application/[a-z]+" id="[^"]+">', html)]
-    assert len(starts) == 12
+    assert len(starts) == 13
     for start in starts:
         assert html[start:].partition("<")[2].startswith("/script>")
 
