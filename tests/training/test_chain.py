@@ -220,8 +220,8 @@ def test_the_middle_policy_can_solve_nearly_all():
 
 @pytest.mark.parametrize(("name", "low", "high"), [("chain-long", 0.62, 0.9), ("chain-long-control", 0.43, 0.57)])
 def test_length_tells_wrong_thoughts_from_right_ones_but_not_in_the_control(name, low, high):
-    rows = table.answers(table.policy(name), "long", table.problems("long", 60), 16, 1.0)
-    assert 0.3 <= table.accuracy(rows) <= 0.7
+    rows = table.answers(table.policy(name), "long", table.problems("long", 40), 12, 1.0)
+    assert 0.25 <= table.accuracy(rows) <= 0.7
     assert low <= np.mean(table.length_aucs(rows)) <= high
 
 

@@ -188,7 +188,7 @@ def test_a_request_tells_the_question_and_keeps_the_answer_to_its_references(tas
     for request in take(Chain(), task, 30):
         problem = parse(request.prompt)
         assert request.prompt == problem.prompt
-        assert request.metadata == {"step": "NL", "answer": TASKS[task].reading}
+        assert request.metadata == {"step": "NL", "answer": TASKS[task].reading, "closing": "END"}
         assert (request.question, request.target) == (None, None)
         assert request.references == (final_answer(" ".join(problem.answer), TASKS[task].reading),)
 
