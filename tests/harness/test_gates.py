@@ -152,6 +152,8 @@ class Numbers:
 class Scorer:
     """Stands for a contender: greedy tokens, and a log-probability for every token of a forced text."""
 
+    inside = True
+
     def __init__(self, tokens: tuple[int, ...], scores: dict[int, float]) -> None:
         self.model: Any = support.FakeModel(tokenizer=Numbers())  # type: ignore[arg-type]
         self.tokens, self.scores = tokens, scores
