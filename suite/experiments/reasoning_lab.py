@@ -212,7 +212,13 @@ def first_token_entropies(model: Decoder, asked: Sequence[Problem]) -> tuple[Flo
 def auc_estimate(values: FloatArray, labels: BoolArray) -> Estimate:
     """An AUC with its bootstrap interval."""
     found = stats.bootstrap(
-        (values, labels), auc, paired=True, vectorized=False, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
-        method="percentile", rng=np.random.default_rng(SEED),
-    ).confidence_interval  # fmt: skip
+        (values, labels),
+        lambda drawn, right: auc(drawn, right > 0),  # scipy hands all samples over as floats
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
     return Estimate(auc(values, labels), float(found.low), float(found.high), len(values))
