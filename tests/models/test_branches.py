@@ -22,7 +22,7 @@ def expected(pieces):
         return [decoder(torch.tensor([piece]), cache, DenseAttention(CONFIG))[0] for piece in pieces]
 
 
-def close(got, want):
+def assert_close(got, want):
     torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
 
 
@@ -30,8 +30,8 @@ def close(got, want):
 def test_one_branch_is_a_plain_cache(length):
     forest, ids = Forest(tiny_model().decoder), [i % 128 for i in range(length)]
     branch = forest.root()
-    close(forest.feed([branch], [ids])[0], expected([ids])[0])
-    close(forest.feed([branch], [[5]])[0], expected([ids, [5]])[1])
+    assert_close(forest.feed([branch], [ids])[0], expected([ids])[0])
+    assert_close(forest.feed([branch], [[5]])[0], expected([ids, [5]])[1])
     assert branch.length == length + 1
 
 
@@ -46,9 +46,9 @@ def test_forks_go_their_own_ways():
     second = forest.feed(children, [[i] for i in range(5)])
     for row, piece in enumerate(pieces):
         want = expected([PROMPT, piece, [row]])
-        close(first[row], want[1])
-        close(second[row], want[2])
-    close(first[5], expected([PROMPT, [9]])[1])
+        assert_close(first[row], want[1])
+        assert_close(second[row], want[2])
+    assert_close(first[5], expected([PROMPT, [9]])[1])
 
 
 def test_logits_of_every_token():
@@ -57,9 +57,9 @@ def test_logits_of_every_token():
     forest.feed(branches, [PROMPT, [1]])
     found = forest.feed_all(branches, [[3, 4], [5]])
     assert [len(part) for part in found] == [2, 1]
-    close(found[0][0], expected([PROMPT, [3]])[1])
-    close(found[0][1], expected([PROMPT, [3], [4]])[2])
-    close(found[1][0], expected([[1], [5]])[1])
+    assert_close(found[0][0], expected([PROMPT, [3]])[1])
+    assert_close(found[0][1], expected([PROMPT, [3], [4]])[2])
+    assert_close(found[1][0], expected([[1], [5]])[1])
 
 
 def test_a_fork_copies_nothing_and_dead_branches_give_their_pages_back():
@@ -87,7 +87,7 @@ def test_a_page_given_back_holds_nothing_of_its_old_text():
     forest.feed([old], [list(range(50))])
     del old
     new = forest.root()
-    close(forest.feed([new], [PROMPT])[0], expected([PROMPT])[0])
+    assert_close(forest.feed([new], [PROMPT])[0], expected([PROMPT])[0])
 
 
 def test_sliding_windows_are_not_served():
