@@ -26,6 +26,11 @@ _EXTRAS = (
     _Extra("tau", "tau", 1.0, number),
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
     _Extra("draft_time_share", "draft", 0.0, number),
+    _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
+    _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
+)
+
+_SEARCHES = (
     _Extra("search_throughput", "drawn tok/s", 0.0, number),
     _Extra("search_generated_tokens", "drawn", 0.0, number),
     _Extra("search_sequential_depth", "depth", 0.0, number),
@@ -34,9 +39,8 @@ _EXTRAS = (
     _Extra("search_verifier_passes", "verified", 0.0, number),
     _Extra("search_verifier_tokens", "verifier tok", 0.0, number),
     _Extra("search_cancelled", "called off", 0.0, number),
-    _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
-    _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
 )
+"""What searches cost per request: a table of their own, as the first one is as wide as a terminal."""
 
 
 def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequence[str] = ()) -> None:
@@ -45,12 +49,16 @@ def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequen
         "method", "status", "n", "score", "TTFT ms", "TPOT ms", "tok/s", "KV stored", "KV read", "GB/s", "roof",
         *(title for _, title in _RATIOS),
     ]  # fmt: skip
-    extras = _extras(summary)
+    extras, costs = _extras(summary, _EXTRAS), _extras(summary, _SEARCHES)
     columns[9:9] = [extra.title for extra in extras]
     rows = [_row(row, extras) for row in summary]
     if runs:
         columns, rows = ["run", *columns], [[run, *row] for run, row in zip(runs, rows, strict=True)]
     table(title, columns, rows, left=3 if runs else 2)
+    searches = [row for row in summary if row["metrics"].get("search_generated_tokens") is not None]
+    if searches:
+        costs_of = [[_name(row["method"]), *(e.show(row["metrics"].get(e.metric)) for e in costs)] for row in searches]
+        table("Searches, per request", ["method", *(extra.title for extra in costs)], costs_of)
 
 
 def print_spec_bench(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -89,9 +97,9 @@ def print_problems(summary: Sequence[Mapping[str, Any]], prefix: str = "") -> No
             console.print(f"{name}: {len(row['problems']) - _SHOWN_PROBLEMS} more, in the report", markup=False)
 
 
-def _extras(summary: Sequence[Mapping[str, Any]]) -> list[_Extra]:
+def _extras(summary: Sequence[Mapping[str, Any]], known: Sequence[_Extra]) -> list[_Extra]:
     """Those columns that tell something; what rounds to the usual value does not."""
-    values = {extra: [row["metrics"].get(extra.metric) for row in summary] for extra in _EXTRAS}
+    values = {extra: [row["metrics"].get(extra.metric) for row in summary] for extra in known}
     return [e for e, found in values.items() if any(x is not None and abs(x - e.usual) >= 5e-4 for x in found)]
 
 

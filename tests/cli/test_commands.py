@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from suite.cli import run
-from suite.commands.run_table import _extras
+from suite.commands.run_table import _EXTRAS, _extras
 
 LAB = ("run", "--workload", "recall", "--model", "lab-recall", "--dtype", "fp32", "--limit", "2", "--kv-budget", "64")
 
@@ -47,8 +47,10 @@ def test_run_tells_what_a_prompt_reads_and_what_lies_on_the_host(finished):
 
 def test_columns_that_tell_nothing_are_left_out():
     dense = {"metrics": {"prefill_density": 1.0, "kv_host_bytes": 0.0}}
-    assert _extras([dense]) == []
-    assert [extra.title for extra in _extras([dense, {"metrics": {"prefill_density": 0.5}}])] == ["prefill read"]
+    assert _extras([dense], _EXTRAS) == []
+    assert [extra.title for extra in _extras([dense, {"metrics": {"prefill_density": 0.5}}], _EXTRAS)] == [
+        "prefill read"
+    ]
 
 
 def test_run_prints_one_json_document_and_leaves_a_report(finished):
