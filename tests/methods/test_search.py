@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from suite.cost import MethodCost, Situation
 from suite.harness.meter import RequestMeter
 from suite.methods.search.asks import Sampling, run
 from suite.methods.search.base import Desk
+from suite.methods.search.best_of_n import BestOfN
 from suite.methods.search.judges.random import RandomJudge
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.marks import Marks
@@ -14,7 +16,7 @@ from suite.methods.search.policy import Policy
 from suite.methods.search.sampler import NativeSampler
 from suite.methods.search.trace import Problem
 from suite.methods.search.verifier import Verifier, aggregated, logit
-from tests.methods.support import CharTokenizer, tiny_model
+from tests.methods.support import CONFIG, CharTokenizer, tiny_model
 
 IDS = tuple(b"why is it so? ")
 
@@ -156,3 +158,8 @@ def test_an_ask_waits_for_nothing_else():
         return (await Sampling([policy.root], [(1,)], None, 2, 0.0, 1.0, 0, policy.ledger))[0].length
 
     assert Table().run(search) == [2]
+
+
+def test_the_roofline_is_told_how_many_chains_run_side_by_side():
+    at = Situation(1000, CONFIG.layers, CONFIG.hidden, CONFIG.heads, CONFIG.kv_heads, CONFIG.head_dim)
+    assert BestOfN.cost(BestOfN.Config(samples=16), at) == MethodCost(chains=16)

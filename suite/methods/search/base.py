@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, cast
 
+from suite.cost import MethodCost, Situation
 from suite.methods.base import Generator, Method, MethodConfig, tunable
 from suite.methods.search.asks import Ask, MakeSampler, Sampler, Sampling, Scoring, Writing, run
 from suite.methods.search.ledger import Ledger
@@ -57,6 +58,11 @@ class SearchMethod(Method):
 
     Config: ClassVar[type[MethodConfig]] = SearchConfig
     _judge: Judge | None = None
+
+    @staticmethod
+    def cost(config: Any, at: Situation) -> MethodCost:
+        """`samples` chains side by side, each with a cache: shared pages and the verifier's passes are left out."""
+        return MethodCost(chains=config.samples)
 
     @abstractmethod
     async def search(self, policy: Policy, verifier: Verifier, config: Any) -> Answer:
