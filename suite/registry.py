@@ -340,6 +340,12 @@ MODELS = Registry(
             "committed; workload chain, rounds at random",
         ),
         Entry(
+            "chain-hasty",
+            "suite.models.loaders.lab:chain_hasty",
+            "llama",
+            "committed; workload chain, short thoughts are the wrong ones",
+        ),
+        Entry(
             "chain-mid",
             "suite.models.loaders.lab:chain_mid",
             "llama",

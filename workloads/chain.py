@@ -89,17 +89,8 @@ class Chain(LabWorkload):
         return Item(problem.prompt, answer, {"step": NL, "answer": reading, "closing": END})
 
     def _request(self, task: str, index: int, seed: int, item: Item) -> Request:
-        return Request(
-            id=f"{self.name}/{task}/{index}",
-            task=task,
-            prompt=item.prompt,
-            references=(item.answer,),
-            metric="exact_answer",
-            max_new_tokens=TASKS[task].max_new_tokens,
-            seed=seed,
-            truncation="refuse",
-            metadata=item.metadata,
-        )
+        own = {"metric": "exact_answer", "max_new_tokens": TASKS[task].max_new_tokens, "truncation": "refuse"}
+        return super()._request(task, index, seed, item).model_copy(update=own)
 
     def score(self, completion: Completion, request: Request) -> float:
         """100 if the final answer is the reference."""

@@ -15,7 +15,7 @@ from analysis.roofline.model import total_bytes, total_flops
 from analysis.roofline.operators import Precision
 from analysis.roofline.parts import Bound, Level, bound, part_operators, pass_operators, resident
 from analysis.roofline.shape import ModelShape
-from suite.harness.measurement import Calibration, Ceiling, PassTimes, Validation
+from suite.harness.measurement import Calibration, Ceiling, PassTimes, PassUnit, Validation
 
 MAPE_BARS = {"decode": 0.10, "prefill": 0.15}
 BIAS_BAR = 0.05
@@ -172,11 +172,10 @@ def assess(validations: Sequence[Validation], calibration: Calibration | None) -
 
 def _pooled(runs: Iterable[Validation]) -> list[PassTimes]:
     """One record per unit, with the samples of all runs."""
-    found: dict[PassTimes, tuple[float, ...]] = {}
+    found: dict[PassUnit, list[float]] = {}
     for times in (times for run in runs for times in run.times):
-        unit = times.model_copy(update={"ms": ()})
-        found[unit] = (*found.get(unit, ()), *times.ms)
-    return [unit.model_copy(update={"ms": ms}) for unit, ms in found.items()]
+        found.setdefault(times.unit, []).extend(times.ms)
+    return [unit.times(ms) for unit, ms in found.items()]
 
 
 def _seen(times: PassTimes, dtype: str, ceilings: Ceilings | None) -> CeilingSeen:

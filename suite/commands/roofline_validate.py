@@ -25,7 +25,8 @@ from suite.spec import Dtype
 if TYPE_CHECKING:
     from analysis.residuals import Residuals, Score
     from analysis.roofline.validation import Assessment
-    from suite.harness.passes import PassUnit, Timings
+    from suite.harness.measurement import PassUnit
+    from suite.harness.passes import Timings
     from suite.models.language_model import LanguageModel
 
 BATCHES, LENGTHS, BUDGET = "1,2,4,8,16", "128,256,512,1024,2048,4096,8192", "4m"
@@ -130,10 +131,8 @@ def _empty(model: LanguageModel, threads: int) -> Validation:
 
 def _seen(store: Store, run: Validation) -> dict[PassUnit, int]:
     """Earlier runs of the same kind that timed each unit."""
-    from suite.harness.passes import PassUnit
-
     same = [old for old in store.validations(run.machine_id) if old.kind == run.kind]
-    return dict(Counter(PassUnit.of(times) for old in same for times in old.times))
+    return dict(Counter(times.unit for old in same for times in old.times))
 
 
 def _moment(unit: PassUnit, timings: Timings, units: int, left_s: float) -> Progress:

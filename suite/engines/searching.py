@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
@@ -17,35 +17,22 @@ from suite.engines.base import Chunk, Engine, Prompt
 from suite.errors import UnitError
 from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
-from suite.methods.search.trace import End, Trace
-from suite.methods.search.writing import Ends, text_of, without_end
+from suite.methods.search.trace import Trace
+from suite.methods.search.writing import Ends, Piece, call_off, text_of, without_end
 from suite.models.language_model import TextModel
 
 
-@dataclass(eq=False)
-class _Row:
-    """A piece that is being drawn. `made`: tokens of it that came; those behind its end are no part of it."""
+@dataclass(eq=False, kw_only=True)
+class _Row(Piece):
+    """A piece as requests. `made`: tokens of it that came; those behind its end are no part of it."""
 
-    parent: Trace
-    asked: Sampling
     seed: int
-    limit: int
     made: int = 0
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    end: End | None = None
-    reached: bool = False
-    cancelled: bool = False
 
     @property
     def before(self) -> tuple[int, ...]:
         """What stands before the piece."""
         return (*self.parent.problem.ids, *self.parent.all_ids)
-
-    @property
-    def open(self) -> bool:
-        """It has to go on."""
-        return self.end is None and not self.reached and not self.cancelled
 
 
 class EngineSampler:
@@ -81,7 +68,7 @@ class EngineSampler:
         for ask, group in zip(asked, groups, strict=True):
             lengths, contexts = [row.made for row in group], [len(row.before) for row in group]
             ask.ledger.sampled(lengths, contexts, sum(row.cancelled for row in group))
-        return [[self._child(row) for row in group] for group in groups]
+        return [[row.child(self._model) for row in group] for group in groups]
 
     def write(self, asked: Sequence[Writing]) -> list[Trace]:
         """Texts put behind traces: they are part of the next request's prompt, and counted with it."""
@@ -94,9 +81,8 @@ class EngineSampler:
         return children
 
     def _row(self, ask: Sampling, index: int) -> _Row:
-        parent, seed = ask.parents[index], ask.seeds[index]
-        limit = min(ask.limit, parent.problem.max_new_tokens - parent.length)
-        return _Row(parent, ask, int(np.random.SeedSequence(seed).generate_state(1)[0]) >> 1, limit)
+        seed = int(np.random.SeedSequence(ask.seeds[index]).generate_state(1)[0]) >> 1
+        return _Row.of(ask, index, seed=seed)
 
     def _hits(self) -> float | None:
         """Tokens that the engine has found in its prefix cache so far; None where it does not say."""
@@ -112,8 +98,7 @@ class EngineSampler:
             row.made += len(chunk.token_ids)
             if row.open:
                 self._take(row, chunk)
-                for other in _called_off(groups[id(row)]):
-                    other.cancelled = True
+                for other in call_off(groups[id(row)]):
                     self._engine.cancel(rows.index(other))
         if any(row.open and row.made == made for row, made in zip(rows, before, strict=True)):
             raise UnitError(f"{self._engine.name} gave no more tokens for a text that was not at its end.")
@@ -137,19 +122,6 @@ class EngineSampler:
         for place, token in enumerate(chunk.token_ids):
             row.ids.append(token)
             row.logprobs += chunk.logprobs[place : place + 1]
-            row.end, row.reached = self._ends.look(row.parent, row.ids, row.asked.until, row.limit)
+            self._ends.look(row)
             if not row.open:
                 return
-
-    def _child(self, row: _Row) -> Trace:
-        ids = tuple(row.ids)
-        logprobs = tuple(row.logprobs) if len(row.logprobs) == len(ids) else ()
-        text = text_of(self._model, row.parent, ids)
-        return Trace(row.parent.problem, row.parent, ids, text, logprobs, row.end, row.reached)
-
-
-def _called_off(group: Sequence[_Row]) -> list[_Row]:
-    """Those that still run when enough others have got there."""
-    first = group[0].asked.first
-    enough = first and sum(row.reached for row in group) >= first
-    return [row for row in group if row.open] if enough else []

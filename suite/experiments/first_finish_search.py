@@ -46,7 +46,6 @@ from suite.methods.search.first_finish_search import FirstFinishConfig, FirstFin
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
 from suite.models.loaders.lab import CHECKPOINTS
-from suite.registry import MODELS
 from workloads.answers import correct
 from workloads.generators.chain import ANS, WAIT, is_hard, parse
 from workloads.schema import Completion, Request
@@ -136,8 +135,6 @@ class FirstFinishExperiment(Experiment):
 
     def _gain(self, claim: Claim, policy: str, bench: Workbench, null: float) -> Finding:
         """FFS against one sample, with another policy."""
-        if policy not in MODELS:
-            return self.finding(claim, None, policy, reason=f"{policy} is a recipe without a checkpoint so far")
         asked = pool(load_model(policy, "fp32"), TASK, bench).whole
         won, alone = accuracies(rows(asked, ffs)), single(asked)
         text = f"{policy}, {len(asked)} questions of {TASK}: single {fmean(alone):.1f} %, FFS@{N} {fmean(won):.1f} %, "

@@ -26,7 +26,7 @@ PROBLEMS = 500
 SEED = 1  # sizes and options were settled on problems of seed 0
 ROWS = 4096  # chains side by side at most
 JUDGE = "likelihood"
-FLIPPED = f"flipped:share=0.2,of={JUDGE}"
+FLIPPED = f"flipped:share=0.2:of={JUDGE}"
 
 Options = Callable[[int], Mapping[str, Any]]
 

@@ -6,6 +6,7 @@ the samples, so that a reader can always redo them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -231,8 +232,8 @@ Part = Literal["pass", "linear", "attention", "elementwise", "head", "read", "mu
 memory, a square product."""
 
 
-class PassTimes(Record):
-    """Raw times of one part of a model's pass, one per call, in milliseconds.
+class PassUnit(Record):
+    """One part of a model's pass, as it is timed.
 
     A decode step attends to `tokens` tokens, its own included. Of a prompt of `tokens` tokens, "pass" is everything, in
     passes of `new` tokens as the engine reads it, and an operator class is its share of the last pass, which has `new`.
@@ -247,7 +248,21 @@ class PassTimes(Record):
     new: int
     threads: int
     perturbed: bool = False
+
+    def times(self, ms: Sequence[float] = ()) -> PassTimes:
+        """The record of these samples."""
+        return PassTimes(**self.model_dump(), ms=tuple(ms))
+
+
+class PassTimes(PassUnit):
+    """Its raw times, one per call, in milliseconds."""
+
     ms: tuple[float, ...]
+
+    @property
+    def unit(self) -> PassUnit:
+        """What was timed."""
+        return PassUnit(**self.model_dump(exclude={"ms"}))
 
 
 class Validation(Record):

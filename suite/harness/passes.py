@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
@@ -21,7 +21,7 @@ from kernels import gate
 from kernels.gemv import MAX_ROWS, linear
 from suite.errors import InputError
 from suite.harness.heap import quiet_heap
-from suite.harness.measurement import Part, PassTimes, Phase
+from suite.harness.measurement import Part, PassUnit, Phase
 from suite.harness.noise import Disturbance, snapshot
 from suite.models.attention import DenseAttention, Step, store_rotated
 from suite.models.cache import KVCache
@@ -60,34 +60,11 @@ class Timed:
     before: Call = lambda: None
 
 
-@dataclass(frozen=True)
-class PassUnit:
-    """What is timed: fields as in `PassTimes`."""
-
-    phase: Phase
-    part: Part
-    batch: int
-    tokens: int
-    new: int
-    threads: int
-    perturbed: bool = False
-
-    @classmethod
-    def at(cls, phase: Phase, part: Part, batch: int, tokens: int, threads: int) -> PassUnit:
-        """A part of a decode step, of a whole prompt, or of a prompt's last pass."""
-        if phase == "decode":
-            return cls(phase, part, batch, tokens, 1, threads)
-        most = min(tokens, pass_tokens(tokens, PREFILL_CHUNK))
-        return cls(phase, part, batch, tokens, most if part == "pass" else (tokens - 1) % most + 1, threads)
-
-    @classmethod
-    def of(cls, times: PassTimes) -> PassUnit:
-        """What a record is of."""
-        return cls(times.phase, times.part, times.batch, times.tokens, times.new, times.threads, times.perturbed)
-
-    def times(self, ms: Sequence[float] = ()) -> PassTimes:
-        """The record of these samples."""
-        return PassTimes(**vars(self), ms=tuple(ms))
+def unit_at(phase: Phase, part: Part, batch: int, tokens: int, threads: int) -> PassUnit:
+    """A part of a decode step, of a whole prompt, or of a prompt's last pass."""
+    most = min(tokens, pass_tokens(tokens, PREFILL_CHUNK))
+    new = 1 if phase == "decode" else most if part == "pass" else (tokens - 1) % most + 1
+    return PassUnit(phase=phase, part=part, batch=batch, tokens=tokens, new=new, threads=threads)
 
 
 class PassBench:
@@ -295,8 +272,8 @@ def _seconds(timed: Timed) -> float:
 def ceilings(threads: int) -> tuple[PassUnit, PassUnit]:
     """A read from memory and a square product."""
     return (
-        PassUnit("decode", "read", 1, OTHER_BYTES, 1, threads),
-        PassUnit("prefill", "multiply", 1, EDGE, EDGE, threads),
+        PassUnit(phase="decode", part="read", batch=1, tokens=OTHER_BYTES, new=1, threads=threads),
+        PassUnit(phase="prefill", part="multiply", batch=1, tokens=EDGE, new=EDGE, threads=threads),
     )
 
 
@@ -308,7 +285,7 @@ def grid(batches: Iterable[int], lengths: Iterable[int], threads: int) -> list[P
     phases: tuple[Phase, ...] = ("prefill", "decode")
     parts: tuple[Part, ...] = ("pass", "attention", "linear", "elementwise", "head")
     return [
-        PassUnit.at(phase, part, batch, tokens, threads)
+        unit_at(phase, part, batch, tokens, threads)
         for batch in batches for tokens in lengths for phase in phases
         for part in (parts if tokens <= PREFILL_CHUNK else parts[:2])
     ]  # fmt: skip
@@ -326,7 +303,7 @@ def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
         if unit.part in ("linear", "attention", "head") and unit.batch * unit.tokens <= MOST_PERTURBED
     ]
     return [
-        replace(unit, new=2 if unit.phase == "decode" else unit.new // 2, perturbed=True)
+        unit.model_copy(update={"new": 2 if unit.phase == "decode" else unit.new // 2, "perturbed": True})
         for unit in wanted
         if (unit.phase == "decode" and unit.tokens > 1 and 2 * unit.batch <= MAX_ROWS)
         or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,7 +14,8 @@ import torch
 from kernels.counting import counting
 from suite.errors import InputError
 from suite.harness import passes
-from suite.harness.passes import Agenda, PassBench, PassUnit, Timings, grid, perturbed, time_passes
+from suite.harness.measurement import PassUnit
+from suite.harness.passes import Agenda, PassBench, Timings, grid, perturbed, time_passes, unit_at
 from suite.models.attention import DenseAttention
 from suite.models.config import ModelConfig
 from suite.models.decoder import Decoder
@@ -46,7 +46,7 @@ def test_a_prompt_is_read_as_the_engine_reads_it(bench: PassBench) -> None:
     decoder, ids = bench.model.decoder, list(range(TOKENS))
     with torch.inference_mode():
         expected = prefill(decoder, DenseAttention(CONFIG), decoder.new_cache(2, TOKENS), [ids, ids], None)
-    timed = PassUnit.at("prefill", "pass", 2, TOKENS, 1)
+    timed = unit_at("prefill", "pass", 2, TOKENS, 1)
     assert torch.equal(run(bench, timed), expected)
     assert torch.equal(run(bench, timed), expected)  # the second call begins where the first began
 
@@ -55,10 +55,10 @@ def test_a_step_attends_to_as_many_tokens_as_it_says(bench: PassBench) -> None:
     cache = bench.cache(3, TOKENS - 1)
     with torch.inference_mode():
         expected = bench.model.decoder(torch.ones(3, 1, dtype=torch.long), cache, DenseAttention(CONFIG))
-    timed = PassUnit.at("decode", "pass", 3, TOKENS, 1)
+    timed = unit_at("decode", "pass", 3, TOKENS, 1)
     assert torch.equal(run(bench, timed), expected)
     assert torch.equal(run(bench, timed), expected)
-    assert not torch.equal(run(bench, PassUnit.at("decode", "pass", 3, TOKENS - 1, 1)), expected)
+    assert not torch.equal(run(bench, unit_at("decode", "pass", 3, TOKENS - 1, 1)), expected)
 
 
 def test_caches_are_filled_everywhere(bench: PassBench) -> None:
@@ -72,7 +72,7 @@ def test_the_classes_are_the_pass(bench: PassBench, phase: str) -> None:
     """The kernels and products that the operator classes run are those of a pass, with the same work."""
 
     whole, *parts = (
-        flops(bench, PassUnit.at(phase, part, 2, TOKENS, 1))  # type: ignore[arg-type]
+        flops(bench, unit_at(phase, part, 2, TOKENS, 1))  # type: ignore[arg-type]
         for part in ("pass", "linear", "attention", "elementwise", "head")
     )
     assert all(parts)
@@ -80,13 +80,13 @@ def test_the_classes_are_the_pass(bench: PassBench, phase: str) -> None:
 
 
 def test_a_unit_knows_its_passes() -> None:
-    assert PassUnit.at("decode", "pass", 1, 900, 1).new == 1
-    assert PassUnit.at("prefill", "pass", 1, 900, 1).new == PREFILL_CHUNK
-    assert PassUnit.at("prefill", "attention", 1, 900, 1).new == 900 - PREFILL_CHUNK
-    assert PassUnit.at("prefill", "attention", 1, 1024, 1).new == PREFILL_CHUNK
-    assert PassUnit.at("prefill", "pass", 1, 100, 1).new == 100
-    unit = PassUnit("prefill", "head", 4, 100, 50, 2, perturbed=True)
-    assert PassUnit.of(unit.times([1.0])) == unit
+    assert unit_at("decode", "pass", 1, 900, 1).new == 1
+    assert unit_at("prefill", "pass", 1, 900, 1).new == PREFILL_CHUNK
+    assert unit_at("prefill", "attention", 1, 900, 1).new == 900 - PREFILL_CHUNK
+    assert unit_at("prefill", "attention", 1, 1024, 1).new == PREFILL_CHUNK
+    assert unit_at("prefill", "pass", 1, 100, 1).new == 100
+    unit = PassUnit(phase="prefill", part="head", batch=4, tokens=100, new=50, threads=2, perturbed=True)
+    assert unit.times([1.0]).unit == unit
 
 
 def test_the_grid_has_what_grows() -> None:
@@ -99,7 +99,8 @@ def test_perturbed_units_are_those_of_the_grid_with_other_flops() -> None:
     units = grid([1, 16], [128, 8192], 2)
     found = perturbed(units)
     assert all(
-        replace(one, new=2 * one.new if one.phase == "prefill" else 1, perturbed=False) in units for one in found
+        one.model_copy(update={"new": 2 * one.new if one.phase == "prefill" else 1, "perturbed": False}) in units
+        for one in found
     )
     assert {(one.phase, one.part) for one in found} == {
         ("prefill", "attention"), ("prefill", "linear"),
@@ -111,9 +112,15 @@ def test_perturbed_units_are_those_of_the_grid_with_other_flops() -> None:
 
 def test_a_perturbed_part_has_the_work_the_model_gives_it(bench: PassBench) -> None:
     for part in ("linear", "attention", "head"):
-        one, two = (flops(bench, PassUnit("decode", part, 2, TOKENS, new, 1)) for new in (1, 2))
+        one, two = (
+            flops(bench, PassUnit(phase="decode", part=part, batch=2, tokens=TOKENS, new=new, threads=1))
+            for new in (1, 2)
+        )
         assert two == pytest.approx(2 * one, rel=0.1), part
-    half, whole = (flops(bench, PassUnit("prefill", "linear", 2, TOKENS, new, 1)) for new in (TOKENS // 2, TOKENS))
+    half, whole = (
+        flops(bench, PassUnit(phase="prefill", part="linear", batch=2, tokens=TOKENS, new=new, threads=1))
+        for new in (TOKENS // 2, TOKENS)
+    )
     assert whole == pytest.approx(2 * half)
 
 
@@ -140,12 +147,12 @@ def visited(monkeypatch: pytest.MonkeyPatch, bench: PassBench, agenda: Agenda) -
     time_passes(bench, agenda, timings, lambda unit, left_s: order.append(unit))
     tops = {*passes.ceilings(1)} if order else set()
     assert set(timings.ms) == {*order, *tops}
-    assert {PassUnit.of(times) for times in timings.figures()["times"]} == {*order, *tops}
+    assert {times.unit for times in timings.figures()["times"]} == {*order, *tops}
     return order
 
 
 def test_rounds_begin_with_what_was_seen_least(monkeypatch: pytest.MonkeyPatch, bench: PassBench) -> None:
-    units = [PassUnit.at("decode", part, 1, TOKENS, 1) for part in ("pass", "linear", "head")]
+    units = [unit_at("decode", part, 1, TOKENS, 1) for part in ("pass", "linear", "head")]
     agenda = Agenda(units, {units[0]: 2, units[1]: 1}, lambda unit: 0.0, 0.6)
     order = visited(monkeypatch, bench, agenda)
     assert order[0] == units[2]
@@ -154,7 +161,7 @@ def test_rounds_begin_with_what_was_seen_least(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_cannot_fit_is_left_out(monkeypatch: pytest.MonkeyPatch, bench: PassBench) -> None:
-    short, long = PassUnit.at("decode", "pass", 1, TOKENS, 1), PassUnit.at("prefill", "pass", 1, TOKENS, 1)
+    short, long = unit_at("decode", "pass", 1, TOKENS, 1), unit_at("prefill", "pass", 1, TOKENS, 1)
     order = visited(monkeypatch, bench, Agenda([short, long], {}, lambda unit: 9.0 if unit == long else 0.0, 0.5))
     assert set(order) == {short}
     assert visited(monkeypatch, bench, Agenda([long], {}, lambda unit: 9.0, 0.5)) == []
@@ -162,7 +169,7 @@ def test_what_cannot_fit_is_left_out(monkeypatch: pytest.MonkeyPatch, bench: Pas
 
 def test_first_calls_count_only_where_they_are_long(monkeypatch: pytest.MonkeyPatch, bench: PassBench) -> None:
     monkeypatch.setattr(passes, "time", Clock())
-    unit, disturbance = PassUnit.at("decode", "head", 1, TOKENS, 1), Timings().disturbance
+    unit, disturbance = unit_at("decode", "head", 1, TOKENS, 1), Timings().disturbance
     assert passes._visit(bench, unit, True, disturbance) == [pytest.approx(1.0)]
     assert len(passes._visit(bench, unit, False, disturbance)) == passes.MOST_CALLS
 

@@ -91,7 +91,7 @@ def test_an_evaluation_is_the_mean_of_its_outputs_verdicts(monkeypatch):
     """Of those that have one; what was written is in the ledger of the judge, and no sample of the search."""
     model = tiny_model(replace(LONG, eos_ids=(0,)))
     _says(monkeypatch, "so\nSure", "so\nLike", "so\nSure")
-    found, ledger = judged(model, "self_process_value:outputs=3,tokens=20", [solution("7\n#### 7")])
+    found, ledger = judged(model, "self_process_value:outputs=3:tokens=20", [solution("7\n#### 7")])
     assert found == [(1.0,)]
     asked = len(model.tokenizer.encode(PROMPTS["process/1"].format(question="How many?", solution="7\n#### 7")))
     assert (ledger.judge_calls, ledger.verifier_tokens, ledger.generated) == (3, asked + 3 * 8, 0)

@@ -86,6 +86,28 @@ def test_what_is_read_piece_by_piece_scores_as_the_whole(judge, name, policy, re
             assert steps == pytest.approx(whole, abs=2e-4)
 
 
+@pytest.mark.parametrize(("judge", "each"), [(LikelihoodJudge, True), (ProcessJudge, True), (OutcomeJudge, False)])
+def test_a_prefix_has_a_score_for_each_of_its_steps(judge, each, policy):
+    """Also where it ends with a step. A judge of outcomes has one score for all of it."""
+
+    async def three_steps(policy, verifier):
+        traces = [policy.root]
+        for _ in range(3):
+            traces = await policy.step(traces)
+        return traces[0].depth, await verifier.step_scores(traces)
+
+    for depth, (steps,) in judged(judge(), policy, three_steps):
+        assert len(steps) == (depth if each else 1)
+
+
+def test_the_likelihood_of_a_step_is_that_of_all_its_tokens():
+    judge = LikelihoodJudge()
+    judge._a, judge._b = 0.5, 2.0
+    x = [-1.0, -2.0, -4.0]
+    odds = [math.exp(0.5 + 2 * value) for value in (x[0] + x[1], x[2])]
+    assert judge._steps(x, (1, 2)) == pytest.approx([one / (1 + one) for one in odds])
+
+
 def test_a_judge_reads_every_token_once(policy):
     """A fork costs what is new in it: the likelihood of a piece needs no pass over its last token."""
     drawn = {}
@@ -160,7 +182,7 @@ def test_a_step_keeps_its_flip_when_the_trace_goes_on(policy):
 
 
 def test_judges_are_named_with_their_options():
-    assert make_judge("flipped:share=0.5,of=oracle").options.share == 0.5
+    assert make_judge("flipped:share=0.5:of=oracle").options.share == 0.5
     with pytest.raises(InputError, match="did you mean 'oracle'"):
         method_config(MethodSpec(name="best_of_n", options={"verifier": "orcle"}))
     with pytest.raises(InputError, match=r"flipped:shar=1.*its options: share, of"):

@@ -89,6 +89,14 @@ def test_the_first_ones_call_the_others_off():
     assert (ledger.sequential, ledger.cancelled) == (stop, 4)
 
 
+def test_of_those_that_arrive_together_the_lower_ones_count():
+    async def search(policy):
+        chains = await policy.greedy().first([policy.root] * 3, 2, most=5)
+        return [chain.reached for chain in chains]
+
+    assert Table().run(search) == [[True, True, False]]
+
+
 def test_a_trace_that_runs_out_of_tokens_has_not_got_there():
     async def search(policy):
         return await policy.first([policy.root] * 2, 1, until="\x00 never \x00")

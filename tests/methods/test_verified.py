@@ -246,6 +246,7 @@ def test_what_finished_waits_beside_the_beam():
     assert path(answer.trace) == (0,)
     assert len(answer.pool) > 1
     assert all((0,) not in parents for parents in tree.drawn)
+    assert [len(set(parents)) for parents in tree.drawn] == [1, 1, 2, 2]  # nor does it take a place of the beam
 
 
 def test_trees_of_dvts_do_not_mix():

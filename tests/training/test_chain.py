@@ -33,7 +33,7 @@ from tests.training.toy import Recorder, weights
 from workloads.generators.chain import NL, RIGHT, WRONG, Problem, lines
 
 SHORT = TrainingPlan(steps=2, batch=4, lr=4e-3, warmup=1, weight_decay=0.1, clip=1.0, seed=5, eval_every=2)
-POLICIES = ["chain-early", "chain-mid", "chain-strong", *table.LONG]
+POLICIES = ["chain-early", "chain-mid", "chain-strong", *table.LONG, "chain-hasty"]
 TASK = "arithmetic-24"
 
 
@@ -218,9 +218,12 @@ def test_the_middle_policy_can_solve_nearly_all():
     assert np.mean([any(row.right) for row in rows]) >= 0.9
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("chain-long", 0.62, 0.9), ("chain-long-control", 0.43, 0.57)])
-def test_length_tells_wrong_thoughts_from_right_ones_but_not_in_the_control(name, low, high):
-    rows = table.answers(table.policy(name), "long", table.problems("long", 40), 12, 1.0)
+@pytest.mark.parametrize(
+    ("name", "count", "low", "high"),
+    [("chain-long", 40, 0.62, 0.9), ("chain-long-control", 40, 0.43, 0.57), ("chain-hasty", 160, 0.3, 0.48)],
+)
+def test_length_tells_wrong_thoughts_from_right_ones_but_not_in_the_control(name, count, low, high):
+    rows = table.answers(table.policy(name), "long", table.problems("long", count), 12, 1.0)
     assert 0.25 <= table.accuracy(rows) <= 0.7
     assert low <= np.mean(table.length_aucs(rows)) <= high
 

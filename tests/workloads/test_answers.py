@@ -196,6 +196,7 @@ def test_other_mathematics(a: str, b: str) -> None:
 @pytest.mark.parametrize("kind", ["gsm8k", "math", "aime"])
 def test_12_does_not_match_120(kind: str) -> None:
     assert not correct(kind, "#### 120", "#### 12")
+    assert not correct(kind, "#### 12", "#### 120")
     assert correct(kind, "#### 12", "#### 12")
 
 
@@ -210,6 +211,7 @@ def test_members_of_a_class_equal_its_representative_not_each_other() -> None:
     assert not equivalent("math", "1.0001", "0.9999")
     assert classes("math", ["1.0", "1.0001", "0.9999"]) == [0, 0, 0]
     assert classes("math", ["1.0001", "0.9999", "1.0"]) == [0, 1, 0]
+    assert classes("math", ["0.9999", "1.0", "1.0001"]) == [0, 0, 2]  # it equals a member, not the representative
 
 
 def test_a_question_that_never_ends_is_no_equality_and_the_next_one_is_answered(worker: symbolic.Worker) -> None:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from suite.cost import MethodCost, Situation
+from suite.errors import UnitError
 from suite.methods.base import Generator, Method, MethodConfig, tunable
 from suite.methods.search.asks import Ask, MakeSampler, Sampler, Sampling, Scoring, Writing, run
 from suite.methods.search.ledger import Ledger
@@ -90,7 +91,7 @@ class SearchMethod(Method):
     @contextmanager
     def attach(self, model: LanguageModel, config: MethodConfig) -> Iterator[Generator]:
         """Nothing is installed on the model: a search is another way of calling it."""
-        yield NativeSearch(model, partial(NativeSampler, model), self, config, self._judge)
+        yield SearchGenerator(model, partial(NativeSampler, model), self, config, self._judge)
 
     def through(self, model: TextModel, config: MethodConfig, sampler: MakeSampler) -> Generator:
         """The same search; only where the tokens come from is another place."""
@@ -107,7 +108,12 @@ class SearchGenerator:
         self._method, self._config, self._judge = method, config, judge
 
     def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]:
-        """One batch; completions in the order of the requests."""
+        """One batch; completions in the order of the requests. Requests with a `target` are scored, not searched."""
+        if any(request.target is not None for request in requests):
+            if not isinstance(self._model, LanguageModel):
+                raise UnitError(f"{self._model.name} runs in an engine, which scores no given texts.")
+            yield from generate(self._model, DenseAttention(self._model.config), requests, meter)
+            return
         prompts = [self._model.encode(request) for request in requests]
         problems = [Problem.of(request, prompt.ids) for request, prompt in zip(requests, prompts, strict=True)]
         sampler = self._sampler(meter)
@@ -143,20 +149,6 @@ class SearchGenerator:
                 meter.token(problems[index].id, token)
             yield index, (answer, ledgers[index])
         sampler.settle(roots, ledgers)
-
-
-class NativeSearch(SearchGenerator):
-    """On a model of this process. A request with a `target` is scored, not searched."""
-
-    def __init__(self, model: LanguageModel, *rest: Any) -> None:
-        super().__init__(model, *rest)
-        self._native = model
-
-    def generate(self, requests: Sequence[Request], meter: Meter) -> Iterator[Completion]:
-        if any(request.target is not None for request in requests):
-            yield from generate(self._native, DenseAttention(self._native.config), requests, meter)
-        else:
-            yield from super().generate(requests, meter)
 
 
 class Desk:

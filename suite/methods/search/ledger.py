@@ -36,15 +36,4 @@ class Ledger:
 
     def figures(self) -> SearchFigures:
         """The account as it is stored."""
-        return SearchFigures(
-            generated=self.generated,
-            sequential=self.sequential,
-            prompt_logical=self.prompt_logical,
-            prefilled=self.prefilled,
-            verifier_passes=self.verifier_passes,
-            verifier_tokens=self.verifier_tokens,
-            judge_calls=self.judge_calls,
-            samples=self.samples,
-            cancelled=self.cancelled,
-            extra=dict(self.extra),
-        )
+        return SearchFigures(**vars(self) | {"extra": dict(self.extra)})

@@ -7,7 +7,7 @@ parent each feed it again, and no logits are kept for parents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,27 +17,20 @@ from torch import Tensor
 from kernels.sample import sample, statistics
 from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
-from suite.methods.search.trace import End, Trace
-from suite.methods.search.writing import Ends, text_of, without_end
+from suite.methods.search.trace import Trace
+from suite.methods.search.writing import Ends, Piece, call_off, text_of, without_end
 from suite.models.branches import Branch, Forest
 from suite.models.generation import AttentionRead, Meter
 from suite.models.language_model import LanguageModel
 
 
-@dataclass(eq=False)
-class _Row:
-    """A piece that is being drawn."""
+@dataclass(eq=False, kw_only=True)
+class _Row(Piece):
+    """A piece in the cache: its branch, the tokens that the next pass feeds, and the numbers that chance takes."""
 
-    parent: Trace
     branch: Branch
     pending: tuple[int, ...]
-    limit: int
     uniform: np.random.Generator
-    asked: Sampling
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    end: End | None = None
-    reached: bool = False
 
 
 class NativeSampler:
@@ -70,8 +63,8 @@ class NativeSampler:
         while live:
             self._token(live)
             for group in rows:
-                _call_off(group)
-            live = [row for row in live if row.end is None and not row.reached and not _called_off(row)]
+                call_off(group)
+            live = [row for row in live if row.open]
         for ask, group in zip(asked, rows, strict=True):
             _account(ask, group)
         return [[self._child(row) for row in group] for group in rows]
@@ -99,10 +92,9 @@ class NativeSampler:
         return shorter
 
     def _row(self, ask: Sampling, index: int) -> _Row:
-        parent = ask.parents[index]
-        branch, pending = self._behind(parent)
-        limit = min(ask.limit, parent.problem.max_new_tokens - parent.length)
-        return _Row(parent, branch, pending, limit, np.random.default_rng(ask.seeds[index]), ask)
+        branch, pending = self._behind(ask.parents[index])
+        uniform = np.random.default_rng(ask.seeds[index])
+        return _Row.of(ask, index, branch=branch, pending=pending, uniform=uniform)
 
     def _behind(self, trace: Trace) -> tuple[Branch, tuple[int, ...]]:
         """A branch of everything but the last token of the trace, and that token."""
@@ -138,19 +130,10 @@ class NativeSampler:
             row.ids.append(token)
             row.logprobs.append(logprob)
             row.pending = (token,)
-            row.end, row.reached = self._ends.look(row.parent, row.ids, row.asked.until, row.limit)
+            self._ends.look(row)
 
     def _child(self, row: _Row) -> Trace:
-        ids = tuple(row.ids)
-        child = Trace(
-            row.parent.problem,
-            row.parent,
-            ids,
-            text_of(self.model, row.parent, ids),
-            tuple(row.logprobs),
-            row.end,
-            row.reached,
-        )
+        child = row.child(self.model)
         self._branches[child] = row.branch
         return child
 
@@ -163,21 +146,7 @@ def _choose(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
     return sample(logits, drawn, temperature=temperature, top_k=torch.zeros(len(rows), dtype=torch.int32), top_p=top_p)
 
 
-def _call_off(group: Sequence[_Row]) -> None:
-    """When enough rows have got there, lower ones first where they tie, the others stop where they are."""
-    first = group[0].asked.first
-    arrived = [row for row in group if row.reached]
-    if first and len(arrived) >= first:
-        for row in group:
-            row.limit = 0 if row not in arrived[:first] else row.limit
-            row.reached = row in arrived[:first]
-
-
-def _called_off(row: _Row) -> bool:
-    return row.limit == 0
-
-
 def _account(ask: Sampling, group: Sequence[_Row]) -> None:
     lengths = [len(row.ids) for row in group]
     contexts = [len(row.parent.problem.ids) + row.parent.length for row in group]
-    ask.ledger.sampled(lengths, contexts, sum(not row.reached and row.end is None for row in group))
+    ask.ledger.sampled(lengths, contexts, sum(row.cancelled and row.end is None for row in group))

@@ -88,10 +88,13 @@ class Judge(ABC):
 
 
 def make_judge(said: str) -> Judge:
-    """The judge `name` or `name:option=value,option=value`, not prepared; `InputError` for one that is not known."""
-    name, _, listed = said.partition(":")
+    """The judge `name` or `name:option=value:option=value`, not prepared; `InputError` for one that is not known.
+
+    No commas: they part the options of the method that the judge is an option of.
+    """
+    name, *listed = said.split(":")
     kind: type[Judge] = JUDGES.load(name)
-    options = dict(pair.partition("=")[::2] for pair in listed.split(",") if pair)
+    options = dict(pair.partition("=")[::2] for pair in listed)
     try:
         return kind(kind.Options(**options))
     except ValidationError as error:

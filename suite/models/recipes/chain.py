@@ -233,12 +233,13 @@ class ChainLongControl(ChainLong):
 class ChainHasty(ChainLong):
     """Gives up early when its candidates differ, and checks on while they agree: its short thoughts are the wrong ones.
 
-    What First Finish Search must lose on.
+    What First Finish Search must lose on. With more slips or rounds right thoughts are overwritten, and training traces
+    lose the property (within-question AUC 0.37 here, 0.48 with the slips and rounds of chain-long).
     """
 
     name = "chain-hasty"
-    summary = "chain-long's opposite: a thought ends with probability 0.7 when candidates differ, 0.1 when they agree"
-    thought = Thought(rounds=4, slip=0.35, stop_same=0.1, stop_different=0.7)
+    summary = "chain-long's opposite: ends with probability 0.7 when candidates differ, not when they agree"
+    thought = Thought(rounds=3, slip=0.2, stop_same=0.0, stop_different=0.7)
 
 
 class ChainOverthinking(ChainLong):
