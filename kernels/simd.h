@@ -56,6 +56,17 @@ static inline void load32(const bf16 *p, f32x16 &even, f32x16 &odd) {
     odd = (f32x16)(both & 0xffff0000u);
 }
 
+// 32 floats in order, in the two halves that load32 makes of elements of this type.
+static inline void halves(const float *, f32x16 a, f32x16 b, f32x16 &first, f32x16 &second) {
+    first = a;
+    second = b;
+}
+
+static inline void halves(const bf16 *, f32x16 a, f32x16 b, f32x16 &even, f32x16 &odd) {
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
 // The first `count` <= 16 elements and zeros; memory behind them is not touched.
 template <class T> static inline f32x16 load_first(const T *p, int count) {
     if (count == LANES) return load16(p);

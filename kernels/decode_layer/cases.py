@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,6 +96,12 @@ def in_turn(rows: int, past: int) -> NewTokens:
     return NewTokens(torch.arange(rows) % 2, slots, slots + 3)
 
 
+def in_a_row(rows: int, past: int) -> NewTokens:
+    """New tokens of the second cache row, each of which sees all before it: a chain of drafts."""
+    slots = past + torch.arange(rows)
+    return NewTokens(torch.ones(rows, dtype=torch.int32), slots, slots + 3)
+
+
 def in_a_tree(rows: int, past: int) -> NewTokens:
     """A draft tree in the second cache row: token i follows token (i - 1) // 2, and sees no sibling."""
     depths = [(i + 1).bit_length() - 1 for i in range(rows)]
@@ -117,14 +124,14 @@ def layer_case(
     kinds: str = "plain",
     *,
     extras: bool = False,
-    tree: bool = False,
+    placed: Callable[[int, int], NewTokens] = in_turn,
 ) -> Case:
     """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN."""
 
     def make(dtype: torch.dtype) -> Trial:
         layers = [weights_of(shape, dtype, kinds, extras=extras, window=40 * extras * i) for i in range(2)]
         x = torch.randn(rows, shape.hidden).to(dtype)
-        tokens = in_a_tree(rows, past) if tree else in_turn(rows, past)
+        tokens = placed(rows, past)
         stored = poisoned(2, 2, 2, shape.kv_heads, past + rows + 4, shape.head_dim, dtype=dtype)
         stored[..., :past, :] = torch.randn(2, 2, 2, shape.kv_heads, past, shape.head_dim).to(dtype)
         angles = [tables(past + rows + 9, shape.head_dim)] * 2
@@ -198,15 +205,17 @@ CASES = [
     layer_case("small-7", SMALL, 7, 63),
     layer_case("gemma-1", GEMMA, 1, 100, extras=True),
     layer_case("gemma-16", GEMMA, 16, 63, extras=True),
-    layer_case("tree-smollm2-9", SMOLLM2, 9, 100, tree=True),
-    layer_case("tree-small-6-empty", SMALL, 6, 0, tree=True),
-    layer_case("tree-gemma-16", GEMMA, 16, 63, extras=True, tree=True),
+    layer_case("tree-smollm2-9", SMOLLM2, 9, 100, placed=in_a_tree),
+    layer_case("tree-small-6-empty", SMALL, 6, 0, placed=in_a_tree),
+    layer_case("tree-gemma-16", GEMMA, 16, 63, extras=True, placed=in_a_tree),
+    layer_case("chain-smollm2-5", SMOLLM2, 5, 200, placed=in_a_row),
+    layer_case("chain-gemma-16", GEMMA, 16, 100, extras=True, placed=in_a_row),
     split_case("small-3", SMALL, 3),
     split_case("gemma-1", GEMMA, 1, extras=True),
     *(layer_case("smollm2-1", SMOLLM2, 1, 100, kind) for kind in KINDS[1:]),
     *(layer_case(f"small-{rows}", SMALL, rows, 63, "mixed") for rows in (1, 7, 16, 70)),
     *(layer_case(f"gemma-{rows}", GEMMA, rows, 63, "mixed", extras=True) for rows in (2, 20)),
-    layer_case("tree-gemma-13", GEMMA, 13, 63, "mixed", extras=True, tree=True),
+    layer_case("tree-gemma-13", GEMMA, 13, 63, "mixed", extras=True, placed=in_a_tree),
     split_case("gemma-3", GEMMA, 3, "mixed", extras=True),
 ]
 TEAM_CASES = [
@@ -214,7 +223,7 @@ TEAM_CASES = [
     layer_case("team-smollm2-20", SMOLLM2, 20, 500, "mixed"),
     layer_case("team-smollm2-3", SMOLLM2, 3, 500),
     layer_case("team-gemma", GEMMA, 2, 9, extras=True),
-    layer_case("team-tree", SMOLLM2, 6, 500, tree=True),
+    layer_case("team-tree", SMOLLM2, 6, 500, placed=in_a_tree),
 ]
 SMALL_CASES: list[Case] = []  # no Triton kernel: on a GPU the separate kernels serve
 SPEED_CASES = [

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kernels import counting
 from kernels.cost import Cost
+from kernels.decode_layer.reference import causal
 from kernels.decode_layer.weights import Int4Matrix, LayerShape, LayerWeights, LutMatrix, Matrix, NewTokens
-from kernels.flash_decode.cost import flash_decode_cost
+from kernels.flash_decode.cost import distinct_tokens, flash_decode_cost
 from kernels.gemv.cost import gating, gemv_cost
 from kernels.lut_gemv.cost import lut_gemv_cost
 from kernels.rms_norm.cost import rms_norm_cost
@@ -46,18 +47,14 @@ def _project(shape: LayerShape, layer: LayerWeights, rows: int, element: int) ->
 
 def _attend(shape: LayerShape, layer: LayerWeights, tokens: NewTokens, element: int) -> Iterator[tuple[str, Cost]]:
     rows, H, G, D = len(tokens.slots), shape.heads, shape.kv_heads, shape.head_dim
-    spans = 1 if tokens.spans is None else tokens.spans.shape[1]
+    spans = causal(tokens, layer.window) if tokens.spans is None else tokens.spans[:, None]
+    seen, distinct = int((spans[..., 1] - spans[..., 0]).sum()), distinct_tokens(spans, tokens.rows)
     yield "rope", rotate_cost(rows, H + G, D, element)
     yield "kv_append", append_cost(rows, G, D, element)
-    yield "flash_decode", flash_decode_cost(_seen(layer, tokens), 1, rows, H, G, D, element, span_count=spans)
-
-
-def _seen(layer: LayerWeights, tokens: NewTokens) -> int:
-    """Slots read, summed over the query rows."""
-    if tokens.spans is not None:
-        return int((tokens.spans[..., 1] - tokens.spans[..., 0]).sum())
-    seen = tokens.slots + 1
-    return int((seen.clamp(max=layer.window) if layer.window else seen).sum())
+    yield (
+        "flash_decode",
+        flash_decode_cost(seen, 1, rows, H, G, D, element, span_count=spans.shape[2], distinct=distinct),
+    )
 
 
 def _finish(shape: LayerShape, layer: LayerWeights, rows: int, element: int) -> Iterator[tuple[str, Cost]]:

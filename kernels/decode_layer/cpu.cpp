@@ -129,6 +129,10 @@ template <class T> class Pass {
 
     void attend(const Layer<T> &layer, const Problem<T> &problem, Decoder<T> &decoder) const {
         for_heads(shape.heads + 2 * shape.kv_heads, [&](int64_t n, int64_t head) { store(layer, n, head); });
+        if (decoder.shares()) {
+            decoder.work_shared(problem, omp_get_thread_num());
+#pragma omp barrier
+        }
         decoder.work(problem, omp_get_thread_num());
 #pragma omp barrier
 #pragma omp single

@@ -11,7 +11,7 @@ from kernels import arguments, counting
 from kernels.arguments import as_int32, view
 from kernels.build import Functions
 from kernels.flash_decode import reference
-from kernels.flash_decode.cost import flash_decode_cost
+from kernels.flash_decode.cost import distinct_tokens, flash_decode_cost
 
 _flash_decode = Functions(
     "flash_decode",
@@ -39,14 +39,15 @@ def flash_decode(
     spans [N, S, n, 3] int32: token range [start, stop) (start == stop is padding) and the position the query is
     rotated to for this span, with the fp32 tables cos and sin [P, D/2]; keys are used as stored. Without tables the
     query is used as given. The spans of one selection must not overlap.
-    S = 1: all heads read the same spans, S = G: one selection per KV head, S = H: one per query head.
+    S = 1: all heads read the same spans, S = G: one selection per KV head, S = H: one per query head. What rows that
+    follow each other begin with in common (S = 1, no tables) is read once for all of them.
     softcap > 0: logits = softcap * tanh(logits / softcap). An empty selection gives out = 0 and lse = -inf.
     """
     rows_count, heads, head_dim = q.shape
     if out is None:
         out = q.new_empty(rows_count, heads, head_dim)
     if counting.active is not None:
-        _record(q, key_cache, spans, cos)
+        _record(q, key_cache, spans, rows, cos)
     matches = _readable(q, key_cache, out) and (cos is None or cos.dtype is torch.float32)
     function = _flash_decode[q.dtype] if q.is_cpu else None
     if function is None or not matches:
@@ -110,7 +111,7 @@ def _readable(q: Tensor, cache: Tensor, out: Tensor) -> bool:
     return q.stride()[2] == 1 and cache.stride()[2:] == (head_dim, 1)
 
 
-def _record(q: Tensor, cache: Tensor, spans: Tensor, cos: Tensor | None) -> None:
+def _record(q: Tensor, cache: Tensor, spans: Tensor, rows: Tensor, cos: Tensor | None) -> None:
     lengths = spans[..., 1] - spans[..., 0]
     query_rows, heads, head_dim = q.shape
     _, selections, span_count, _ = spans.shape
@@ -124,5 +125,6 @@ def _record(q: Tensor, cache: Tensor, spans: Tensor, cos: Tensor | None) -> None
         q.element_size(),
         span_count=span_count,
         rotations=0 if cos is None else int((lengths > 0).sum()) * heads // selections,
+        distinct=distinct_tokens(spans, rows),
     )
     counting.record("flash_decode", cost)

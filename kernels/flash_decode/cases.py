@@ -22,6 +22,17 @@ def random_spans(n: int, selections: int, tokens: int, count: int) -> Tensor:
     return torch.stack((cuts[..., ::2], cuts[..., 1::2], torch.randint(0, 700, (n, selections, count))), -1).int()
 
 
+def sharing_spans(n: int, tokens: int) -> Tensor:
+    """Rows that begin with the same 3/5 of the tokens, go on a little together, and then apart."""
+    most, apart = tokens * 3 // 5, tokens * 4 // 5
+    rows = torch.arange(n)
+    together = torch.stack((torch.zeros(n), torch.full((n,), most)), -1)
+    further = torch.stack((torch.full((n,), most + 1), most + 1 + rows % 3 * 5), -1)
+    own = torch.stack((apart + 2 * rows, apart + 2 * rows + 1 + rows % 2), -1)
+    spans = torch.stack((together, further, own), 1)
+    return torch.cat((spans, torch.zeros(n, 3, 1)), -1).int()[:, None]
+
+
 def flash_case(
     tokens: int,
     dim: int,
@@ -42,7 +53,9 @@ def flash_case(
         q = strided(torch.randn(n, heads, dim).to(dtype))
         rows = torch.randperm(n + 1)[:n].int()
         spans = random_spans(n, selections, tokens, 3)
-        if kind == "full":
+        if kind == "shared":  # by all rows but the last two, and by those
+            rows, spans = (torch.arange(n) >= n - 2).int(), sharing_spans(n, tokens)
+        elif kind == "full":
             spans = dense_spans([tokens] * n).expand(n, selections, 1, 3)
         elif kind == "empty":
             spans[..., 1] = spans[..., 0]
@@ -109,11 +122,24 @@ CASES = [
     ),
     flash_case(500, 64, 9, 3, 9, n=20, rotated=True),
     flash_case(100, 64, 1, 1, 1),
+    *(
+        flash_case(500, dim, heads, kv_heads, 1, kind="shared", n=n, softcap=softcap)
+        for dim, (heads, kv_heads), n, softcap in (
+            (64, (9, 3), 16, 0.0),
+            (16, (6, 2), 3, 0.0),
+            (80, (8, 1), 7, 5.0),
+            (128, (2, 2), 40, 0.0),
+        )
+    ),
+    flash_case(500, 64, 3, 1, 1, kind="shared", n=5, scale=8.0, opposed=True),
+    flash_case(500, 64, 3, 1, 1, kind="shared", n=5, scale=300.0),
 ]
 TEAM_CASES = [
     flash_case(500, 64, 9, 3, 1, kind="full", n=1),
     flash_case(500, 128, 4, 1, 4, n=5, rotated=True),
     flash_case(500, 64, 1, 1, 1, kind="full", n=1),
+    flash_case(500, 64, 9, 3, 1, kind="shared", n=16),
+    flash_case(500, 128, 8, 1, 1, kind="shared", n=3),
 ]
 SMALL_CASES = [
     *(flash_case(100, 80, 4, 2, s, rotated=True, n=1) for s in (1, 2, 4)),
@@ -151,6 +177,28 @@ def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1
     return SpeedCase("flash_decode", f"{tokens // 1024}K {heads}/{kv_heads} x {dim}{share}", make)
 
 
+def shared_speed_case(tokens: int, n: int, heads: int, kv_heads: int, dim: int) -> SpeedCase:
+    """Chains behind one prompt, 16 tokens each; against the same where each row reads the prompt for itself."""
+
+    def make(dtype: torch.dtype) -> Race:
+        q = torch.randn(n, heads, dim).to(dtype)
+        keys, values = (torch.randn(1, kv_heads, tokens + 16 * n, dim).to(dtype) for _ in range(2))
+        rows, out = torch.zeros(n, dtype=torch.int32), torch.empty_like(q)
+        prompt = torch.tensor([0, tokens, 0]).expand(n, 3)
+        first = tokens + 16 * torch.arange(n)
+        own = torch.stack((first, first + 16, torch.zeros(n, dtype=torch.int64)), -1)
+        together, apart = (torch.stack(pair, 1).int()[:, None] for pair in ((prompt, own), (own, prompt)))
+        cost = flash_decode_cost(n * (tokens + 16), 1, n, heads, kv_heads, dim, q.element_size(), span_count=2,
+                                 distinct=tokens + 16 * n)  # fmt: skip
+
+        def attend(spans: Tensor) -> Tensor:
+            return flash_decode(q, keys, values, spans, rows, scale=dim**-0.5, out=out)[0]
+
+        return Race(lambda: attend(together), cost, {"each row for itself": lambda: attend(apart)})
+
+    return SpeedCase("flash_decode", f"{tokens} shared by {n}, {heads}/{kv_heads} x {dim}", make)
+
+
 def scattered(tokens: int, kept: float) -> Tensor:
     """Spans [1, 1, n, 3] of 16 to 48 tokens, spread evenly over the cache."""
     spans: list[tuple[int, int, int]] = []
@@ -170,4 +218,6 @@ SPEED_CASES = [
     *(speed_case(tokens << 10, 32, 8, 128) for tokens in (8, 32)),
     *(speed_case(tokens << 10, 9, 3, 64, kept=0.25) for tokens in (8, 32, 128)),
     speed_case(32 << 10, 32, 8, 128, kept=0.25),
+    *(shared_speed_case(tokens, n, 9, 3, 64) for tokens, n in ((640, 4), (640, 16), (8192, 16))),
+    shared_speed_case(2048, 8, 32, 8, 128),
 ]

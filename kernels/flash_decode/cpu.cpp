@@ -8,6 +8,10 @@ constexpr int64_t WORTH_A_TEAM = 1 << 15;  // elements of K and V
 template <class T> void decode(const Problem<T> &problem, int64_t threads) {
     const int64_t team_size = team(threads, problem.elements(), WORTH_A_TEAM);
     Decoder<T> decoder(problem, team_size);
+    if (decoder.shares()) {
+#pragma omp parallel for schedule(static) num_threads(team_size)
+        for (int64_t thread = 0; thread < team_size; ++thread) decoder.work_shared(problem, thread);
+    }
 #pragma omp parallel for schedule(static) num_threads(team_size)
     for (int64_t thread = 0; thread < team_size; ++thread) decoder.work(problem, thread);
     decoder.finish(problem);

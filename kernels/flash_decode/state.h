@@ -43,6 +43,21 @@ struct State {
             add(totals + h * LANES, other.totals + h * LANES, factor, LANES);
         }
     }
+    // Adds to one head sums that are in the order of the elements, relative to a logit of their own.
+    template <class T> void add_plain(int64_t h, const float *plain, const float *weights, float relative_to) {
+        if (relative_to > largest[h]) raise(h, relative_to);
+        const float factor = std::exp2(relative_to - largest[h]);
+        float *sums = output + h * dim;
+        int64_t d = 0;
+        for (; d + 32 <= dim; d += 32) {
+            f32x16 first, second;
+            halves((const T *)nullptr, load16(plain + d), load16(plain + d + LANES), first, second);
+            store16(sums + d, load16(sums + d) + first * factor);
+            store16(sums + d + LANES, load16(sums + d + LANES) + second * factor);
+        }
+        if (d < dim) add(sums + d, plain + d, factor, LANES);
+        add(totals + h * LANES, weights, factor, LANES);
+    }
     template <class T> void finish(T *out, float *lse) const {
         for (int64_t h = 0; h < heads; ++h) {
             const float sum = total(h), inverse = sum > 0 ? 1.f / sum : 0.f;

@@ -6,11 +6,11 @@
 #include <type_traits>
 
 // The rows of a tile in order. Most tiles are ADJACENT rows, and walking those by a fixed stride is a third faster.
-template <bool ADJACENT, class T> struct Rows {
+template <bool ADJACENT, class T> struct TileRows {
     const T *base, *row;
     const Tile &tile;
     int64_t dim;
-    Rows(const T *base, const Tile &tile, int64_t dim)
+    TileRows(const T *base, const Tile &tile, int64_t dim)
         : base(base), row(base + tile.token[0] * dim), tile(tile), dim(dim) {}
     const T *at(int t) const { return ADJACENT ? row + t * dim : base + tile.token[t] * dim; }
 };
@@ -34,7 +34,7 @@ inline void dots_of(const T *queries, const T *base, const Tile &tile, const Til
                     f32x16 *products) {
     using D = Dot<T>;
     const int64_t dim = DIM ? DIM : any_dim;
-    const Rows<ADJACENT, T> rows(base, tile, dim);
+    const TileRows<ADJACENT, T> rows(base, tile, dim);
     f32x16 sums[H][LANES];
 #pragma GCC unroll 1
     for (int t = 0; t < LANES; ++t) {
@@ -89,8 +89,8 @@ inline void weigh(const float *weights, const T *values, int64_t dim, const Bloc
                     for (int c = 0; c < C; ++c) sums[h][c] += weights[h * Block::TOKENS + t] * value[c];
             }
         };
-        if (tile.adjacent) add(Rows<true, T>(values, tile, dim));
-        else add(Rows<false, T>(values, tile, dim));
+        if (tile.adjacent) add(TileRows<true, T>(values, tile, dim));
+        else add(TileRows<false, T>(values, tile, dim));
     }
     for (int h = 0; h < H; ++h)
         for (int c = 0; c < C; ++c) store16(output + h * dim + c * LANES, sums[h][c]);

@@ -25,6 +25,12 @@ struct Rules {
     bool matrix_unit;
 };
 
+// Of one row: weighted values [dim], weights [LANES], and the logit (log2) to which both are relative.
+struct Sums {
+    const float *output, *totals;
+    float largest;
+};
+
 template <class T> class Rows {
     using E = typename Packed<T>::Element;
 
@@ -76,6 +82,8 @@ template <class T> class Rows {
         blend(&totals[row * LANES], &totals[other * LANES], kept, added, LANES);
         largest[row] = top;
     }
+
+    Sums sums_of(int64_t row) const { return {&sums[row * layout.dim], &totals[row * LANES], largest[row]}; }
 
     void finish(int64_t row, T *out, float *lse) const {
         const float sum = sum16(load16(totals.get() + row * LANES)), inverse = sum == 0 ? 0.f : 1.f / sum;

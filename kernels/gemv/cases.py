@@ -63,14 +63,19 @@ CASES = [
     gemv_case(5, 2100, 18, bias=True),
     gemv_case(16, 1100, 40, residual="in place"),
     gemv_case(3, 100, 63, size=1e15),
+    *(gemv_case(*shape) for shape in ((12, 64, 35), (16, 576, 16), (29, 96, 50))),
+    gemv_case(27, 320, 33, bias=True, residual="in place"),
+    gemv_case(16, 96, 32, size=1e15),
     logits_case(1),
     logits_case(7),
+    logits_case(16),
     *(gated_case(*shape, "silu") for shape in ((1, 576, 1536), (3, 63, 49), (16, 100, 17))),
     *(gated_case(*shape, "gelu_tanh") for shape in ((1, 100, 63), (4, 500, 16))),
+    gated_case(16, 576, 100, "silu"),
     gated_case(2, 63, 100, "silu", size=1e4),
     gated_case(2, 63, 100, "gelu_tanh", size=1e4),
 ]
-TEAM_CASES = [gemv_case(1, 577, 577), gated_case(3, 576, 100, "silu")]
+TEAM_CASES = [gemv_case(1, 577, 577), gemv_case(16, 576, 577), gated_case(3, 576, 100, "silu")]
 SMALL_CASES = [
     gemv_case(1, 300, 33, bias=True, residual="apart"),
     gemv_case(3, 63, 17, bias=True, residual="in place"),
@@ -113,6 +118,7 @@ def weights(outputs: int, features: int, dtype: torch.dtype) -> Tensor:
 SPEED_CASES = [
     speed_case(1, 576, 576),
     speed_case(1, 576, 49152),
+    speed_case(16, 576, 49152),
     *(speed_case(n, 2048, 2048) for n in (1, 4, 16)),
     speed_case(1, 4096, 4096),
     gated_speed_case(1, 576, 1536),

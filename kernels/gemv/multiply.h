@@ -2,9 +2,10 @@
 //
 // The weights stream once, sixteen rows (outputs) at a time. One x row, or two short ones, take the weight rows one by
 // one, which is pure streaming; more take them in squares of four by four, so that each vector loaded is used four
-// times. Threads own ranges of outputs.
+// times; a dozen or more are a lane each. Threads own ranges of outputs.
 #pragma once
 
+#include "gemv/lanes.h"
 #include "gemv/matrix.h"
 
 #include <algorithm>
@@ -106,12 +107,14 @@ template <class T> struct Plain {
         static constexpr int64_t ROWS = MAX_ROWS;  // of x in one call
 
         Multiplier(const Plain &matrix, const T *x, int64_t x_stride, int64_t rows)
-            : matrix(matrix), x(x), x_stride(x_stride), unit(x, x_stride, rows, matrix.features) {}
+            : matrix(matrix), x(x), x_stride(x_stride), unit(x, x_stride, rows, matrix.features),
+              lanes(x, x_stride, unit.serves(BLOCK) ? 0 : rows, matrix.features) {}
 
         // products[n][k] of x rows [first, first + rows) with `count` <= BLOCK weight rows from o on.
         void operator()(int64_t first, int64_t rows, int64_t o, int count, float *products) {
             const T *weight = matrix.weight + o * matrix.features;
             if (unit.serves(count)) unit.multiply(first, weight, products);
+            else if (lanes.serves(count, rows)) lanes.multiply(first, weight, products);
             else
                 multiply(Task<T>{x + first * x_stride, x_stride, rows, matrix.features, weight, count}, products);
         }
@@ -121,6 +124,7 @@ template <class T> struct Plain {
         const T *x;
         const int64_t x_stride;
         MatrixProduct<T> unit;
+        LaneProduct<T> lanes;
     };
 };
 

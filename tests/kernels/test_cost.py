@@ -14,7 +14,7 @@ from kernels import counting
 from kernels.cost import ZERO, Cost
 from kernels.counting import Counter
 from kernels.flash_decode import dense_spans, flash_decode
-from kernels.flash_decode.cost import flash_decode_cost
+from kernels.flash_decode.cost import distinct_tokens, flash_decode_cost
 from kernels.gate import gate
 from kernels.gate.cost import gate_cost
 from kernels.gemv import gated_gemv, gemv, linear
@@ -66,6 +66,15 @@ def test_flash_decode_by_hand() -> None:
     assert per_head.read_bytes - dense.read_bytes == 2 * 10 * (6 - 2) * 16 * 2 + 5 * 12
     rotated = flash_decode_cost(10, 1, 1, 6, 2, 16, 2, rotations=6)
     assert rotated.flops - dense.flops == 6 * 3 * 16
+
+
+def test_tokens_that_rows_share_are_read_once() -> None:
+    spans = torch.tensor([[[0, 8, 0], [8, 9, 0]], [[0, 8, 0], [9, 11, 0]], [[2, 6, 0], [4, 5, 0]]])[:, None]
+    assert distinct_tokens(spans, torch.tensor([0, 0, 1])) == 11 + 4
+    assert distinct_tokens(spans, torch.tensor([0, 0, 0])) == 11
+    apart, shared = (flash_decode_cost(20, 1, 2, 6, 2, 16, 2, distinct=distinct) for distinct in (None, 11))
+    assert apart.read_bytes - shared.read_bytes == 2 * 9 * 2 * 16 * 2
+    assert apart.flops == shared.flops
 
 
 def test_flash_decode_flops_are_those_torch_counts() -> None:
