@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from kernels.backends import serving
+from kernels.backends import BACKENDS, serving
 from kernels.contract import INTERPRETER_TOLERANCE, TOLERANCE, case_book, verdict
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -44,6 +44,8 @@ def check(op: str, backend: str) -> Iterator[Finding]:
 def main(arguments: Sequence[str]) -> None:
     """Checks the ops named behind the backend."""
     backend, *ops = arguments
+    if backend not in BACKENDS:
+        sys.exit(f"there is no backend {backend!r}; known: {', '.join(BACKENDS)}")
     warnings.filterwarnings("error", message="C.. kernels are off")  # the reference agrees with itself
     if backend == "triton" and torch.cuda.is_available():
         torch.set_default_device("cuda")

@@ -106,7 +106,7 @@ class ReasoningWorkload(Workload, Generic[Record]):
                 metric=self.kind,
                 max_new_tokens=self.config.new_tokens,
                 seed=seed,
-                metadata={"answer": self.kind, "step": answers.STEP, **problem.facts},
+                metadata={"answer": self.kind, "step": answers.STEP, "final": r"\boxed{", **problem.facts},
             )
 
     def score(self, completion: Completion, request: Request) -> float:

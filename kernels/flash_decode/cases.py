@@ -126,20 +126,20 @@ CASES = [
         flash_case(500, dim, heads, kv_heads, 1, kind="shared", n=n, softcap=softcap)
         for dim, (heads, kv_heads), n, softcap in (
             (64, (9, 3), 16, 0.0),
-            (16, (6, 2), 3, 0.0),
+            (16, (6, 2), 10, 0.0),
             (80, (8, 1), 7, 5.0),
             (128, (2, 2), 40, 0.0),
         )
     ),
-    flash_case(500, 64, 3, 1, 1, kind="shared", n=5, scale=8.0, opposed=True),
-    flash_case(500, 64, 3, 1, 1, kind="shared", n=5, scale=300.0),
+    flash_case(500, 64, 3, 1, 1, kind="shared", n=9, scale=8.0, opposed=True),
+    flash_case(500, 64, 3, 1, 1, kind="shared", n=9, scale=300.0),
 ]
 TEAM_CASES = [
     flash_case(500, 64, 9, 3, 1, kind="full", n=1),
     flash_case(500, 128, 4, 1, 4, n=5, rotated=True),
     flash_case(500, 64, 1, 1, 1, kind="full", n=1),
     flash_case(500, 64, 9, 3, 1, kind="shared", n=16),
-    flash_case(500, 128, 8, 1, 1, kind="shared", n=3),
+    flash_case(500, 128, 8, 1, 1, kind="shared", n=5),
 ]
 SMALL_CASES = [
     *(flash_case(100, 80, 4, 2, s, rotated=True, n=1) for s in (1, 2, 4)),
@@ -218,6 +218,6 @@ SPEED_CASES = [
     *(speed_case(tokens << 10, 32, 8, 128) for tokens in (8, 32)),
     *(speed_case(tokens << 10, 9, 3, 64, kept=0.25) for tokens in (8, 32, 128)),
     speed_case(32 << 10, 32, 8, 128, kept=0.25),
-    *(shared_speed_case(tokens, n, 9, 3, 64) for tokens, n in ((640, 4), (640, 16), (8192, 16))),
+    *(shared_speed_case(tokens, n, 9, 3, 64) for tokens, n in ((640, 6), (640, 16), (8192, 16))),
     shared_speed_case(2048, 8, 32, 8, 128),
 ]

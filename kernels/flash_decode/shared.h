@@ -27,9 +27,10 @@ inline int64_t common(const Span *a, const Span *b, int64_t count) {
     return tokens;
 }
 
-// A row joins the gang before it where more reading is saved with it than without.
+// A row joins the gang before it where more reading is saved with it than without. Packing has to pay: fewer heads, or
+// fewer tokens, are faster one by one.
 template <class T> std::vector<Gang> gangs_of(const Problem<T> &problem) {
-    constexpr int64_t WORTH_SHARING = 64;  // tokens
+    constexpr int64_t WORTH_SHARING = 128, MANY_HEADS = 16;  // tokens; of a gang that read the same KV head
     std::vector<Gang> gangs;
     if (problem.selections != 1 || problem.cos || problem.tree.bits) return gangs;
     for (int64_t first = 0, next; first < problem.rows; first = next) {
@@ -41,7 +42,7 @@ template <class T> std::vector<Gang> gangs_of(const Problem<T> &problem) {
             if (fewer < WORTH_SHARING || fewer * (next - first) < tokens * (next - first - 1)) break;
             tokens = fewer;
         }
-        if (next - first == 1) continue;
+        if (next - first == 1 || (next - first) * problem.group_heads() < MANY_HEADS) continue;
         Gang gang{first, next - first, {}};
         for (; (int64_t)gang.tokens.size() < tokens; ++spans)
             for (int32_t t = spans->start; t < spans->stop && (int64_t)gang.tokens.size() < tokens; ++t)
@@ -108,6 +109,10 @@ template <class T> class Shared {
     }
 
   private:
+    static void ask(const T *row, int64_t dim) {
+        for (int64_t d = 0; d < dim; d += 64 / (int64_t)sizeof(T)) __builtin_prefetch(row + d, 0, 2);
+    }
+
     void read(const Problem<T> &problem, Part &part, const Unit<E> &unit) {
         const Gang &gang = gangs[part.gang];
         const int64_t count = gang.tokens.size(), heads = problem.group_heads(), first_head = part.kv_head * heads;
@@ -119,8 +124,14 @@ template <class T> class Shared {
         const T *keys = problem.keys.at(cache_row, part.kv_head), *values = problem.values.at(cache_row, part.kv_head);
         for (int64_t first = part.begin * UNIT; first < std::min(part.end * UNIT, count); first += UNIT) {
             const int64_t width = (std::min<int64_t>(count - first, UNIT) + 31) / 32 * 32;
-            pack_unit(keys, values, layout, unit, width,
-                      [&](int64_t i) { return first + i < count ? gang.tokens[first + i] : -1; });
+            const auto slot = [&](int64_t i) { return first + i < count ? gang.tokens[first + i] : -1; };
+            pack_unit(keys, values, layout, unit, width, [&](int64_t i) {
+                if (const int64_t later = slot(i + UNIT); later >= 0) {
+                    ask(keys + later * problem.dim, problem.dim);
+                    ask(values + later * problem.dim, problem.dim);
+                }
+                return slot(i);
+            });
             part.rows.attend({unit.keys, unit.values, nullptr, first, first + width - 1, width});
         }
     }

@@ -13,11 +13,12 @@ where a copy of the rest would cost a move of keys (paged attention's copy-on-wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import accumulate
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,6 +121,15 @@ class Branch:
             self.spans[-1] = (self.spans[-1][0], stop)
         else:
             self.spans.append((start, stop))
+
+
+def slots_of(branches: Iterable[Branch]) -> int:
+    """Slots that hold the texts; those that several share count once."""
+    count = reached = 0
+    for start, stop in sorted({span for branch in branches for span in branch.spans}):
+        count += max(0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return count
 
 
 @dataclass(frozen=True)
@@ -245,15 +255,20 @@ def _place(fed: Sequence[tuple[Branch, Sequence[int]]]) -> _Placed:
         seen += (
             [branch.spans] if len(piece) == 1 else [_up_to(branch.spans, p + 1) for p in range(first, branch.length)]
         )
-    most = max(map(len, seen))
-    spans = torch.zeros(len(slots), most, 3, dtype=torch.int32)
-    flat = [(row, i, *span) for row, own in enumerate(seen) for i, span in enumerate(own)]
-    row, column, start, stop = torch.tensor(flat, dtype=torch.int32).unbind(dim=1)
-    spans[row.long(), column.long(), 0], spans[row.long(), column.long(), 1] = start, stop
     branch, piece = fed[0]
     alone = branch.spans[0][0] if len(fed) == 1 and len(branch.spans) == 1 and len(piece) >= LONG else None
-    return _Placed(torch.tensor([slots], dtype=torch.int32), torch.tensor([positions], dtype=torch.int32), spans,
-                   max(positions) + 1, alone)  # fmt: skip
+    where, when = (torch.tensor([row], dtype=torch.int32) for row in (slots, positions))
+    return _Placed(where, when, _tensor(seen), max(positions) + 1, alone)
+
+
+def _tensor(seen: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+    """Spans of every row as int32 [T, n, 3], filled up with empty ones."""
+    counts = np.fromiter(map(len, seen), np.int64, len(seen))
+    ends = np.fromiter(chain.from_iterable(chain.from_iterable(seen)), np.int32, 2 * int(counts.sum()))
+    first = np.repeat(counts.cumsum() - counts, counts)
+    spans = np.zeros((len(seen), int(counts.max()), 3), np.int32)
+    spans[np.repeat(np.arange(len(seen)), counts), np.arange(len(first)) - first, :2] = ends.reshape(-1, 2)
+    return torch.from_numpy(spans)
 
 
 def _up_to(spans: Sequence[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:

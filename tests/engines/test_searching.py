@@ -111,6 +111,24 @@ def test_a_stop_text_ends_a_trace_with_its_token(engine: Engine, model: Language
     assert ledger.generated == ours[0].length
 
 
+def test_a_step_with_the_final_text_is_the_last(engine: Engine, model: LanguageModel) -> None:
+    """What is no step of its own - a whole chain, a piece up to another text - goes on behind it."""
+    said = [word for word in words(model)[2:] if word.strip()]
+    final, step = said[0], said[1]
+
+    async def pieces(policy):
+        stepped = await policy.step([policy.root])
+        other = await policy.first([policy.root], 1, until=said[2])
+        whole = await policy.finish([policy.root])
+        return [*await policy.step(stepped), *other, *whole]
+
+    (ours,), _ = search(EngineSampler(engine, model), pieces, step=step, final=final)
+    (theirs,), _ = search(NativeSampler(model, RequestMeter()), pieces, step=step, final=final)
+    assert seen(ours) == seen(theirs)
+    assert [trace.end == "stop" for trace in ours] == [True, False, False]
+    assert ours[0].text.endswith(step)
+
+
 def test_every_piece_has_a_seed_of_its_own_and_the_next_run_the_same(engine: Engine, model: LanguageModel) -> None:
     async def chains(policy):
         return await policy.finish([policy.root] * 3, most=12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from suite.cost import MethodCost, Situation
-from suite.harness.meter import RequestMeter
+from suite.harness.meter import CountingMeter, RequestMeter
 from suite.methods.search.asks import Sampling, run
 from suite.methods.search.base import Desk
 from suite.methods.search.best_of_n import BestOfN
@@ -171,3 +171,18 @@ def test_an_ask_waits_for_nothing_else():
 def test_the_roofline_is_told_how_many_chains_run_side_by_side():
     at = Situation(1000, CONFIG.layers, CONFIG.hidden, CONFIG.heads, CONFIG.kv_heads, CONFIG.head_dim)
     assert BestOfN.cost(BestOfN.Config(samples=16), at) == MethodCost(chains=16)
+
+
+def test_keys_that_chains_share_are_read_once():
+    """Four chains behind fourteen tokens: three passes in which each has one more token of its own."""
+
+    async def search(policy):
+        return await policy.finish([policy.root] * 4, most=3)
+
+    per_token = CONFIG.kv_bytes_per_token(4)
+    table = Table()
+    table.sampler.meter = meter = CountingMeter(per_token)
+    meter.start("p0", len(IDS))
+    meter.phase("decode")
+    table.run(search)
+    assert meter.kv_samples()[0].read_bytes_per_step == pytest.approx((len(IDS) - 1 + 4 * 2) * per_token, rel=1e-3)

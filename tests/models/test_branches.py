@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suite.models.attention import DenseAttention
-from suite.models.branches import LONG, PAGE, PASS_TOKENS, Forest
+from suite.models.branches import LONG, PAGE, PASS_TOKENS, Forest, slots_of
 from tests.methods.support import CONFIG, tiny_model
 
 PROMPT = list(range(1, 41))
@@ -79,6 +79,18 @@ def test_a_fork_copies_nothing_and_dead_branches_give_their_pages_back():
     before = forest.pool.capacity
     forest.feed([parent.fork() for _ in range(16)], [[2]] * 16)
     assert forest.pool.capacity == before
+
+
+def test_what_branches_share_is_counted_once():
+    forest = Forest(tiny_model().decoder)
+    parent = forest.root()
+    forest.feed([parent], [list(range(100))])
+    chains = [parent.fork() for _ in range(16)]
+    forest.feed(chains, [[1, 2]] * 16)
+    assert slots_of([parent]) == 100
+    assert slots_of(chains[3:5]) == 104
+    assert slots_of([*chains, parent]) == 132
+    assert slots_of([parent.up_to(30), chains[0]]) == 102
 
 
 def test_a_page_given_back_holds_nothing_of_its_old_text():

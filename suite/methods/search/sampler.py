@@ -19,7 +19,7 @@ from suite.methods.search.asks import Sampling, Writing
 from suite.methods.search.ledger import Ledger
 from suite.methods.search.trace import Trace
 from suite.methods.search.writing import Ends, Piece, call_off, text_of, without_end
-from suite.models.branches import Branch, Forest
+from suite.models.branches import Branch, Forest, slots_of
 from suite.models.generation import AttentionRead, Meter
 from suite.models.language_model import LanguageModel
 
@@ -111,10 +111,11 @@ class NativeSampler:
         return logits
 
     def _tell(self, branches: Sequence[Branch]) -> None:
-        """Every row reads all of its text, and all of it is stored."""
+        """Every row sees all of its text; what rows share is read once, and each bears its part of that."""
         config, element = self.model.config, self.forest.pool.keys[0].element_size()
+        part = slots_of(branches) / sum(branch.length for branch in branches)
         for branch in branches:
-            kv_bytes = branch.length * config.kv_bytes_per_token(element) // config.layers
+            kv_bytes = round(part * branch.length * config.kv_bytes_per_token(element) / config.layers)
             for layer in range(config.layers):
                 t = branch.length
                 self.meter.attention(AttentionRead(layer, t, self._prompt, t, t, t, t, kv_bytes, 0, 0))

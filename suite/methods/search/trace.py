@@ -17,8 +17,8 @@ class Problem:
     """A request without its references: all that methods and verifiers may know.
 
     `ids`: the prompt's tokens. `step`: the text that ends a reasoning step. `answer`: how an answer is found and
-    compared (a kind of `workloads.answers`). `closing`: the text that ends the thinking, where thinking and answer are
-    apart.
+    compared (a kind of `workloads.answers`). `final`: a step that holds this text is the last one. `closing`: the text
+    that ends the thinking, where thinking and answer are apart.
     """
 
     id: str
@@ -28,13 +28,15 @@ class Problem:
     seed: int = 0
     step: str = "\n\n"
     answer: str = "gsm8k"
+    final: str | None = None
     closing: str | None = None
     stop: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Request, ids: tuple[int, ...]) -> Problem:
         """The request as the search sees it; its metadata say how steps and answers look."""
-        known = {name: request.metadata[name] for name in ("step", "answer", "closing") if name in request.metadata}
+        names = ("step", "answer", "final", "closing")
+        known = {name: request.metadata[name] for name in names if name in request.metadata}
         return cls(request.id, request.prompt, ids, request.max_new_tokens, request.seed, stop=request.stop, **known)
 
 

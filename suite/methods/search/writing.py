@@ -101,7 +101,12 @@ class Ends:
         elif piece.parent.length + len(ids) >= problem.max_new_tokens:
             piece.end = "length"
         found = until is not None and self._marks((until,)).found(ids)
+        if found and piece.end is None and until == problem.step and self._says(ids, problem.final):
+            piece.end = "stop"
         piece.reached = found or piece.end in ("eos", "stop") or (piece.end is None and len(ids) >= piece.limit)
+
+    def _says(self, ids: Sequence[int], text: str | None) -> bool:
+        return text is not None and text in self._model.tokenizer.decode(ids)
 
     @lru_cache(maxsize=16)  # noqa: B019 - it lives as long as its sampler
     def _marks(self, texts: tuple[str, ...]) -> Marks:
