@@ -95,7 +95,7 @@ class BagOfTricksExperiment(Experiment):
             ("rewards", best_of(16, "likelihood"), best_of(16, "orm,aggregate=last"), "at least", 0.0),
             ("inflation", best_of(16, "flipped"), best_of(4, "flipped"), "at most", 0.0),
             ("steps", f"step_{best_of(16, 'likelihood')}", best_of(16, "likelihood"), "at least", 0.0),
-            ("tree", f"mcts:samples=4,{DEFAULTS},verifier=likelihood", f"step_{best_of(16, 'likelihood')}",
+            ("tree", f"mcts:samples=12,{DEFAULTS},verifier=likelihood", f"step_{best_of(16, 'likelihood')}",
              "at least", 0.0),
         )  # fmt: skip
         for name, ours, theirs, direction, null in pairs:
