@@ -70,6 +70,12 @@ class Comparison:
     keys: frozenset[str]
 
     @property
+    def speedups(self) -> Ratios:
+        """Those of `ratios` that a plot shows: of the whole request where all tokens come at once, as of a search."""
+        parts = {name: ratio for name, ratio in self.ratios.items() if name != "e2el"}
+        return parts or self.ratios
+
+    @property
     def name(self) -> str:
         """The registered name, without options."""
         return self.method.partition("(")[0]

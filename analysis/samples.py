@@ -62,11 +62,13 @@ def times_ms(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 
 def pair_times(samples: Sequence[Sample]) -> dict[str, dict[PairKey, float]]:
-    """ttft, tpot and e2el of each sample in milliseconds, keyed for pairing."""
+    """ttft, tpot and e2el of each sample in milliseconds, keyed for pairing; of a search e2el alone."""
     pairs: dict[str, dict[PairKey, float]] = {"ttft": {}, "tpot": {}, "e2el": {}}
     for sample in samples:
         key, tpot = (sample.request_id, sample.repeat), tpot_ms(sample)
-        pairs["ttft"][key], pairs["e2el"][key] = sample.ttft_ms, sample.e2el_ms
+        pairs["e2el"][key] = sample.e2el_ms
+        if sample.search is None:
+            pairs["ttft"][key] = sample.ttft_ms
         if tpot is not None:
             pairs["tpot"][key] = tpot
     return pairs

@@ -52,9 +52,15 @@ def speedups(rows: Sequence[Comparison], colour: Colours) -> go.Figure | None:
     if not compared:
         return None
     figure = new_figure(max(HEIGHT, 130 + 46 * len(compared)))
-    kinds = (("tpot", "decode (TPOT)", "circle", -0.12), ("ttft", "first token (TTFT)", "square-open", 0.12))
+    kinds = (
+        ("tpot", "decode (TPOT)", "circle", -0.12),
+        ("ttft", "first token (TTFT)", "square-open", 0.12),
+        ("e2el", "whole search", "diamond", 0.0),
+    )
     for name, words, symbol, offset in kinds:
-        places = [place for place, row in enumerate(compared) if name in row.ratios]
+        places = [place for place, row in enumerate(compared) if name in row.speedups]
+        if not places:
+            continue
         drawn = [compared[place] for place in places]
         estimates = [row.ratios[name] for row in drawn]
         figure.add_scatter(

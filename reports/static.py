@@ -101,14 +101,13 @@ def draw_roofline(axes: Axes, data: ReportData) -> None:
 def draw_speedups(axes: Axes, rows: Sequence[Comparison]) -> None:
     """Speed-ups over dense with their 95% intervals."""
     for offset, (name, words, marker) in enumerate(
-        (("tpot", "decode (TPOT)", "o"), ("ttft", "first token (TTFT)", "s"))
+        (("tpot", "decode (TPOT)", "o"), ("ttft", "first token (TTFT)", "s"), ("e2el", "whole search", "D"))
     ):
-        for place, row in enumerate(rows):
-            if name not in row.ratios:
-                continue
-            ratio = row.ratios[name]
+        drawn = [(place, row) for place, row in enumerate(rows) if name in row.speedups]
+        for place, row in drawn:
+            ratio = row.speedups[name]
             errors = [[ratio.value - (ratio.low or ratio.value)], [(ratio.high or ratio.value) - ratio.value]]
-            face, edge = ("#3b7dd8", "#3b7dd8") if name == "tpot" else ("white", "#e0812e")
+            face, edge = ("white", "#e0812e") if name == "ttft" else ("#3b7dd8", "#3b7dd8")
             axes.errorbar(
                 ratio.value,
                 place + 0.2 * offset - 0.1,
@@ -118,7 +117,7 @@ def draw_speedups(axes: Axes, rows: Sequence[Comparison]) -> None:
                 markerfacecolor=face,
                 color=edge,
                 alpha=1.0 if row.trusted else 0.4,
-                label=words if place == 0 else None,
+                label=words if place == drawn[0][0] else None,
             )
     axes.axvline(1.0, color="#888", ls=":", lw=1.2)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])

@@ -57,8 +57,15 @@ def print_summary(title: str, summary: Sequence[Mapping[str, Any]], runs: Sequen
     table(title, columns, rows, left=3 if runs else 2)
     searches = [row for row in summary if row["metrics"].get("search_generated_tokens") is not None]
     if searches:
-        costs_of = [[_name(row["method"]), *(e.show(row["metrics"].get(e.metric)) for e in costs)] for row in searches]
-        table("Searches, per request", ["method", *(extra.title for extra in costs)], costs_of)
+        costs_of = [
+            [
+                _name(row["method"]),
+                *(e.show(row["metrics"].get(e.metric)) for e in costs),
+                _ratio(row["ratios"], "e2el"),
+            ]
+            for row in searches
+        ]
+        table("Searches, per request", ["method", *(extra.title for extra in costs), "whole x"], costs_of)
 
 
 def print_spec_bench(rows: Sequence[Mapping[str, Any]]) -> None:

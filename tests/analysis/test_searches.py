@@ -51,6 +51,14 @@ def test_a_searched_sample_survives_the_store():
     assert type(one).model_validate_json(one.model_dump_json()) == one
 
 
+def test_all_tokens_of_a_search_come_at_once():
+    """It is compared with dense as a whole: there is no first token, and no next one."""
+    rows = compare([unit("dense", [sample("r0")]), unit("best_of_n", [searched()])])
+    assert rows[1].ratios.keys() == rows[1].speedups.keys() == {"e2el"}
+    rows = compare([unit("dense", [sample()]), unit("longheads", [sample()])])
+    assert rows[1].speedups.keys() == {"ttft", "tpot"}
+
+
 def test_columns_of_searches_are_there_where_somebody_searches():
     plain, best = unit("dense", [sample()]), unit("best_of_n", [searched()])
     rows = compare([plain, best])
