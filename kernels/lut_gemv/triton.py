@@ -10,7 +10,7 @@ from kernels.lut_gemv.reference import Outliers
 
 ROWS = 16  # the least a tensor core takes; a single row is multiplied without it
 BLOCK_O = 16
-BLOCK_C = {3: 32, 4: 64}
+BLOCK_C = {(3, 1): 32, (4, 1): 64, (3, ROWS): 32, (4, ROWS): 32}  # by bits and rows: the most without spills
 """Columns of codes that are multiplied at once, by bits: those of 3 bits hold four times as many."""
 ENTRIES = {1: 32, ROWS: 4}
 """Outliers of a row that are fetched at once, by rows of x."""
@@ -144,7 +144,7 @@ def lut_gemv(
         ENTRIES=ENTRIES[block_rows],
         ROWS=block_rows,
         BLOCK_O=BLOCK_O,
-        BLOCK_C=BLOCK_C[bits],
+        BLOCK_C=BLOCK_C[bits, block_rows],
     )
     return out
 
@@ -163,7 +163,7 @@ def variants() -> list[Variant]:
             ENTRIES=ENTRIES[rows],
             ROWS=rows,
             BLOCK_O=BLOCK_O,
-            BLOCK_C=BLOCK_C[bits],
+            BLOCK_C=BLOCK_C[bits, rows],
         )
         for bits in (3, 4)
         for rows in (1, ROWS)

@@ -269,7 +269,7 @@ def sample_kernel(
     peak, token = largest(row, vocabulary, BLOCK)
     logprob = 0.0
     if (temperature > 0) & (peak > NONE) & (peak < -NONE):
-        factor = tl.minimum(LOG2E / temperature, 3.4028234663852886e38)
+        factor = tl.minimum(tl.full((), LOG2E, tl.float32) / temperature, 3.4028234663852886e38)
         cut, ties, share = tl.full((), -(1 << (BITS - 1)), tl.int32), 0.0, 0.0
         if (top_k > 0) & (top_k < vocabulary):
             k = top_k.to(tl.float32)

@@ -21,7 +21,8 @@ _GRACE_S = 2.0  # between asking an engine to end and ending it
 _TAIL_LINES = 8
 _MEMORY = re.compile(
     r"MemoryError|out of memory|OutOfMemory|cannot allocate memory|can't allocate memory|No available memory"
-    r"|Available memory on node .* is less than requested memory",
+    r"|Available memory on node .* is less than requested memory"
+    r"|failed to map segment from shared object(?!: Operation not permitted)",
     re.I,
 )
 _EXIT = re.compile(r"\[guard\] the engine ended with code (-?\d+)")
