@@ -71,15 +71,18 @@ template <class T> class Shared {
         for (const Gang &gang : gangs) units += gang.units() * problem.kv_heads;
         for (int64_t g = 0; g < (int64_t)gangs.size(); ++g) {
             std::fill_n(&gang_of[gangs[g].first], gangs[g].rows, g);
-            for (int64_t head = 0; head < problem.kv_heads; unit += gangs[g].units(), ++head)
+            for (int64_t head = 0; head < problem.kv_heads; unit += gangs[g].units(), ++head) {
+                first_parts.push_back(parts.size());
                 for (int64_t thread = 0; thread < team_size; ++thread) {
                     const Share share(units, thread, team_size);
                     const int64_t begin = std::max(share.begin - unit, (int64_t)0);
                     const int64_t end = std::min(share.end - unit, gangs[g].units());
-                    if (begin < end)
-                        parts.push_back({thread, g, head, begin, end, {rules, layout, gangs[g].rows * problem.group_heads()}});
+                    if (begin >= end) continue;
+                    parts.push_back({thread, g, head, begin, end, {rules, layout, gangs[g].rows * problem.group_heads()}});
                 }
+            }
         }
+        first_parts.push_back(parts.size());
     }
 
     bool empty() const { return gangs.empty(); }
@@ -100,12 +103,12 @@ template <class T> class Shared {
         const int64_t g = gang_of[problem.row(item)];
         if (g < 0) return;
         const int64_t first = (problem.row(item) - gangs[g].first) * state.heads;
-        for (const Part &part : parts)
-            if (part.gang == g && part.kv_head == problem.kv_head(item))
-                for (int64_t h = 0; h < state.heads; ++h) {
-                    const Sums sums = part.rows.sums_of(first + h);
-                    state.add_plain<T>(h, sums.output, sums.totals, sums.largest);
-                }
+        const int64_t place = g * problem.kv_heads + problem.kv_head(item);
+        for (int64_t part = first_parts[place]; part < first_parts[place + 1]; ++part)
+            for (int64_t h = 0; h < state.heads; ++h) {
+                const Sums sums = parts[part].rows.sums_of(first + h);
+                state.add_plain<T>(h, sums.output, sums.totals, sums.largest);
+            }
     }
 
   private:
@@ -140,5 +143,6 @@ template <class T> class Shared {
     const Layout<T> layout;
     std::vector<Gang> gangs;
     std::vector<int64_t> gang_of;  // of each row; -1 for none
-    std::vector<Part> parts;
+    std::vector<Part> parts;           // by gang and KV head
+    std::vector<int64_t> first_parts;  // of each gang and KV head
 };

@@ -10,8 +10,8 @@ from kernels.lut_gemv.reference import Outliers
 
 ROWS = 16  # the least a tensor core takes; a single row is multiplied without it
 BLOCK_O = 16
-BLOCK_C = {(3, 1): 32, (4, 1): 64, (3, ROWS): 32, (4, ROWS): 32}  # by bits and rows: the most without spills
-"""Columns of codes that are multiplied at once, by bits: those of 3 bits hold four times as many."""
+BLOCK_C = {(3, 1): 32, (4, 1): 64, (3, ROWS): 32, (4, ROWS): 32}
+"""Columns of codes that are multiplied at once, by bits and rows of x: more would spill."""
 ENTRIES = {1: 32, ROWS: 4}
 """Outliers of a row that are fetched at once, by rows of x."""
 

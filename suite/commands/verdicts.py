@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,4 +109,13 @@ def write_text(path: Path, text: str, option: str) -> None:
 
 
 def _telling(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    return sorted((one for one in verdicts if one.outcome != "same"), key=lambda one: _ORDER.index(one.outcome))
+    """What did not stay the same, regressions first. Units without figures for one common reason are one row."""
+    silent: dict[tuple[str, str], list[Verdict]] = {}
+    shown = []
+    for one in verdicts:
+        if one.outcome == "no verdict" and one.before is None and one.after is None:
+            silent.setdefault((one.metric, one.reason), []).append(one)
+        elif one.outcome != "same":
+            shown.append(one)
+    shown += [replace(some[0], unit=f"{len(some)} units") if len(some) > 1 else some[0] for some in silent.values()]
+    return sorted(shown, key=lambda one: _ORDER.index(one.outcome))

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from analysis.regression import Verdict
 from kernels import gemv
 from suite.cli import run
-from suite.commands.verdicts import MARKER
+from suite.commands.verdicts import MARKER, markdown
 from suite.harness import machine, noise
 from suite.harness.store import Store
 from tests.analysis.factory import MACHINE, sample, unit
@@ -140,3 +141,12 @@ def test_a_sleep_planted_in_a_kernel_is_found(
     assert found["tpot"]["outcome"] == "regression"
     assert found["tpot"]["after"] - found["tpot"]["before"] > 1e3 * PLANTED_S / 2
     assert found["score"]["outcome"] == found["kv_read_bytes_per_step"]["outcome"] == "same"
+
+
+def test_units_without_figures_are_a_row_for_each_reason():
+    new = [Verdict(f"unit {i}", "status", "no verdict", reason="it is new.") for i in range(30)]
+    slow = Verdict("unit 30", "tpot", "regression", 10.0, 20.0)
+    said = markdown("night", [*new, Verdict("unit 31", "status", "no verdict", reason="it is gone."), slow])
+    rows = [line.split(" | ")[0] for line in said.splitlines() if line.startswith("| ")]
+    assert rows == ["| unit", "| unit 30", "| 30 units", "| unit 31"]
+    assert "1 regression, 31 no verdict" in said
