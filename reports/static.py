@@ -100,9 +100,12 @@ def draw_roofline(axes: Axes, data: ReportData) -> None:
 
 def draw_speedups(axes: Axes, rows: Sequence[Comparison]) -> None:
     """Speed-ups over dense with their 95% intervals."""
-    for offset, (name, words, marker) in enumerate(
-        (("tpot", "decode (TPOT)", "o"), ("ttft", "first token (TTFT)", "s"), ("e2el", "whole search", "D"))
-    ):
+    kinds = (
+        ("tpot", "decode (TPOT)", "o", -0.1),
+        ("ttft", "first token (TTFT)", "s", 0.1),
+        ("e2el", "whole search", "D", 0.0),
+    )
+    for name, words, marker, offset in kinds:
         drawn = [(place, row) for place, row in enumerate(rows) if name in row.speedups]
         for place, row in drawn:
             ratio = row.speedups[name]
@@ -110,7 +113,7 @@ def draw_speedups(axes: Axes, rows: Sequence[Comparison]) -> None:
             face, edge = ("white", "#e0812e") if name == "ttft" else ("#3b7dd8", "#3b7dd8")
             axes.errorbar(
                 ratio.value,
-                place + 0.2 * offset - 0.1,
+                place + offset,
                 xerr=errors,
                 fmt=marker,
                 capsize=3,

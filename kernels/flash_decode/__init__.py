@@ -40,7 +40,8 @@ def flash_decode(
     rotated to for this span, with the fp32 tables cos and sin [P, D/2]; keys are used as stored. Without tables the
     query is used as given. The spans of one selection must not overlap.
     S = 1: all heads read the same spans, S = G: one selection per KV head, S = H: one per query head. What rows that
-    follow each other begin with in common (S = 1, no tables) is read once for all of them.
+    follow each other begin with in common (S = 1, no tables) is read once for all of them where it is long and they are
+    many.
     softcap > 0: logits = softcap * tanh(logits / softcap). An empty selection gives out = 0 and lse = -inf.
     """
     rows_count, heads, head_dim = q.shape

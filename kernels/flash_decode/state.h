@@ -34,19 +34,22 @@ struct State {
         scale(totals + head * LANES, factor, LANES);
         largest[head] = new_largest;
     }
+    // What sums relative to another logit count beside those of a head, which is raised to it if it is larger.
+    float beside(int64_t h, float other) {
+        if (other > largest[h]) raise(h, other);
+        return std::exp2(other - largest[h]);
+    }
     void merge(const State &other) {
         for (int64_t h = 0; h < heads; ++h) {
             if (other.largest[h] == NEGATIVE_INFINITY) continue;
-            if (other.largest[h] > largest[h]) raise(h, other.largest[h]);
-            const float factor = std::exp2(other.largest[h] - largest[h]);
+            const float factor = beside(h, other.largest[h]);
             add(output + h * dim, other.output + h * dim, factor, dim);
             add(totals + h * LANES, other.totals + h * LANES, factor, LANES);
         }
     }
     // Adds to one head sums that are in the order of the elements, relative to a logit of their own.
     template <class T> void add_plain(int64_t h, const float *plain, const float *weights, float relative_to) {
-        if (relative_to > largest[h]) raise(h, relative_to);
-        const float factor = std::exp2(relative_to - largest[h]);
+        const float factor = beside(h, relative_to);
         float *sums = output + h * dim;
         int64_t d = 0;
         for (; d + 32 <= dim; d += 32) {

@@ -6,23 +6,11 @@
 #pragma once
 
 #include "amx.h"
-#include "simd.h"
+#include "packed.h"
 
 #include <algorithm>
 
 constexpr int SUB = 32;  // rows of A that are allocated; those behind the last one hold anything finite
-
-template <class T> struct Packed {
-    using Element = float;
-    static constexpr int PAIR = 1, DEPTH = 1;
-};
-
-#ifdef SIMD_AVX512_BF16
-template <> struct Packed<bf16> {
-    using Element = bf16;
-    static constexpr int PAIR = 2, DEPTH = 32;  // the depth is padded to a multiple of DEPTH, as AMX wants it
-};
-#endif
 
 template <class E> struct Matrix {
     E *data;
@@ -41,16 +29,6 @@ template <class E> struct Product {
 constexpr int ROWS = 6, VECTORS = 4;  // 24 registers of sums, 4 of B, 1 of A
 #else
 constexpr int ROWS = 6, VECTORS = 1;  // 12 registers of sums where a register has 8 lanes
-#endif
-
-static inline f32x16 multiply_add(const float *a, const float *b, f32x16 sum) { return sum + *a * load16(b); }
-
-#ifdef SIMD_AVX512_BF16
-static inline f32x16 multiply_add(const bf16 *a, const bf16 *b, f32x16 sum) {
-    int32_t pair;
-    std::memcpy(&pair, a, sizeof pair);
-    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_loadu_si512(b));
-}
 #endif
 
 // R rows and N vectors of columns from row r and column n on.

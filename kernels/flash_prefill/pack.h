@@ -39,16 +39,6 @@ template <class E> Buffer<E> buffer(int64_t count) {
     return Buffer<E>(static_cast<E *>(memory));
 }
 
-// ---- 16 lanes of 32 bits: one float, or a pair of bf16 -----------------------------------------------------------
-
-static inline u32x16 lanes(const float *row, int64_t, float *) { return (u32x16)load16(row); }
-static inline u32x16 lanes(const bf16 *row, int64_t, float *) { return (u32x16)load16(row); }
-#ifdef SIMD_AVX512_BF16
-static inline u32x16 lanes(const bf16 *row, int64_t count, bf16 *) {
-    return (u32x16)_mm512_maskz_loadu_epi16(count >= 32 ? ~0u : 0xffffu, row);
-}
-#endif
-
 // Where 16 tokens lie; null is a missing one.
 template <class T> using Sources = const T *[LANES];
 

@@ -4,39 +4,22 @@
 #pragma once
 
 #include "gemv/matrix.h"
+#include "packed.h"
 
-// Where there are too few registers.
-template <class T> struct LaneProduct {
-    LaneProduct(const T *, int64_t, int64_t, int64_t) {}
-    bool serves(int, int64_t) const { return false; }
-    void multiply(int64_t, const T *, float *) {}
-};
-
-#ifdef SIMD_AVX512
-static inline f32x16 add_product(f32x16 sum, const float *weight, const f32x16 &x) { return sum + *weight * x; }
-static inline u32x16 sixteen(const float *x) { return (u32x16)load16(x); }
-#ifdef SIMD_AVX512_BF16
-static inline f32x16 add_product(f32x16 sum, const bf16 *weights, const f32x16 &x) {
-    int32_t pair;
-    std::memcpy(&pair, weights, sizeof pair);
-    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)x);
-}
-static inline u32x16 sixteen(const bf16 *x) {
-    u32x16 pairs;
-    std::memcpy(&pairs, x, sizeof pairs);
-    return pairs;
-}
-#endif
-
-// PAIR elements of x, of 32 bits together, are a lane.
-template <class T, int PAIR> class Lanes {
-    static constexpr int VECTOR = LANES * PAIR;
+template <class T> class LaneProduct {
+    using E = typename Packed<T>::Element;
+    static constexpr int PAIR = Packed<T>::PAIR;
     static constexpr int LEAST_ROWS = 12;  // of x, from which on it beats products along the features
     static constexpr int TOGETHER = 8;     // weight rows: as many as there are registers for their addresses
+#ifdef SIMD_AVX512
+    static constexpr bool SERVES = std::is_same_v<E, T>;
+#else
+    static constexpr bool SERVES = false;  // too few registers for the sums
+#endif
 
   public:
-    Lanes(const T *x, int64_t x_stride, int64_t rows, int64_t features)
-        : on(rows >= LEAST_ROWS && features % VECTOR == 0), steps(features / PAIR) {
+    LaneProduct(const T *x, int64_t x_stride, int64_t rows, int64_t features)
+        : on(SERVES && rows >= LEAST_ROWS && features % (LANES * PAIR) == 0), steps(features / PAIR) {
         if (on) pack(x, x_stride, rows);
     }
 
@@ -44,11 +27,12 @@ template <class T, int PAIR> class Lanes {
 
     // products[n][o] for the x rows from `first` on, a multiple of MAX_ROWS, and BLOCK weight rows.
     void multiply(int64_t first, const T *weight, float *products) const {
-        const f32x16 *x = packed.data() + first / LANES * steps;
+        const f32x16 *x = &packed[first / LANES * steps];
         const int64_t features = steps * PAIR;
         const T *ahead = weight + BLOCK * features;
         f32x16 sums[BLOCK];
-        for (int o = 0; o < BLOCK; o += TOGETHER) add_up(x, weight + o * features, ahead + o * features, &sums[o]);
+        for (int64_t o = 0; o < BLOCK; o += TOGETHER)
+            if constexpr (SERVES) add_up(x, weight + o * features, ahead + o * features, &sums[o]);
         u32x16 square[LANES];
         for (int o = 0; o < BLOCK; ++o) square[o] = (u32x16)sums[o];
         transpose16(square);
@@ -67,7 +51,8 @@ template <class T, int PAIR> class Lanes {
 #pragma GCC unroll 1
             for (int64_t j = i; j < i + LANES; ++j)
 #pragma GCC unroll 8
-                for (int o = 0; o < TOGETHER; ++o) sums[o] = add_product(sums[o], rows[o] + j * PAIR, x[j]);
+                for (int o = 0; o < TOGETHER; ++o)
+                    sums[o] = multiply_add(rows[o] + j * PAIR, (const E *)&x[j], sums[o]);
         }
         std::copy_n(sums, TOGETHER, to);
     }
@@ -75,13 +60,14 @@ template <class T, int PAIR> class Lanes {
     // x as [rows / 16][features / PAIR][16 rows][PAIR], zeros for the rows that are missing.
     void pack(const T *x, int64_t stride, int64_t rows) {
         packed.resize((rows + LANES - 1) / LANES * steps);
+        f32x16 *to = packed.data();
         for (int64_t first = 0; first < rows; first += LANES)
-            for (int64_t i = 0; i < steps; i += LANES) {
+            for (int64_t i = 0; i < steps; i += LANES, to += LANES) {
                 u32x16 square[LANES] = {};
                 for (int64_t n = first; n < std::min(first + LANES, rows); ++n)
-                    square[n - first] = sixteen(x + n * stride + i * PAIR);
+                    square[n - first] = lanes(x + n * stride + i * PAIR, LANES * PAIR, (E *)nullptr);
                 transpose16(square);
-                std::memcpy(&packed[first / LANES * steps + i], square, sizeof square);
+                std::memcpy(to, square, sizeof square);
             }
     }
 
@@ -89,13 +75,3 @@ template <class T, int PAIR> class Lanes {
     const int64_t steps;
     inline static thread_local std::vector<f32x16> packed;
 };
-
-template <> struct LaneProduct<float> : Lanes<float, 1> {
-    using Lanes::Lanes;
-};
-#ifdef SIMD_AVX512_BF16
-template <> struct LaneProduct<bf16> : Lanes<bf16, 2> {
-    using Lanes::Lanes;
-};
-#endif
-#endif

@@ -204,3 +204,22 @@ def test_an_engine_out_of_memory_says_so(tmp_path: Path):
     with pytest.raises(EngineError) as caught, Small(LAB, 1, Limits(60)):
         pass
     assert caught.value.kind == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("", "out of memory"), (": Operation not permitted", "did not start")], ids=["room", "leave"]
+)
+def test_a_library_that_cannot_be_mapped(reason: str, kind: str, tmp_path: Path) -> None:
+    """What CUDA's build of torch says without room; on a disk from which nothing may run it says that as well."""
+    said = f"ImportError: libtorch_cuda.so: failed to map segment from shared object{reason}"
+
+    class Unmapped(NativeEngine):
+        def python(self) -> Path:
+            script = tmp_path / "python"
+            script.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+            script.chmod(0o755)
+            return script
+
+    with pytest.raises(EngineError) as caught, Unmapped(LAB, 1, Limits(60)):
+        pass
+    assert caught.value.kind == kind

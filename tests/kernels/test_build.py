@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kernels import build
+from kernels.check import check, main
 
 ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -131,3 +132,20 @@ def test_an_unknown_instruction_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ValueError, match="SUITE_KERNELS=avx9 is no instruction set; known: amx, avx512, avx2, portable, off"
     ):
         build.level()
+
+
+def test_a_check_of_no_backend_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["cpu", "gate"])
+    assert ended.value.code == 2
+    assert "avx512" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_a_check_of_what_does_not_compile_is_no_check_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-fno-such-flag"))
+    with pytest.raises(RuntimeError, match="no-such-flag"):
+        next(check("gate", "portable"))

@@ -111,7 +111,7 @@ class NativeSampler:
         return logits
 
     def _tell(self, branches: Sequence[Branch]) -> None:
-        """Every row sees all of its text; what rows share is read once, and each bears its part of that."""
+        """Every row sees all of its text; of bytes, what rows share has to be read once, and each bears its part."""
         config, element = self.model.config, self.forest.pool.keys[0].element_size()
         part = slots_of(branches) / sum(branch.length for branch in branches)
         for branch in branches:
