@@ -1,7 +1,7 @@
 """Decoder layers for a few query rows, each in one call: what batch-1 decoding costs beside the kernels is calls.
 
     stack = LayerStack(shape, weights, torch.bfloat16)    # pointers are laid out once
-    stack.run(x, caches, tables, tokens)               # all layers, dense causal attention
+    stack.run(x, caches, tables, tokens)               # all layers, dense causal attention or given spans
     qkv = stack.project(layer, x); ...; stack.finish(layer, x, attended)     # one layer around an attention of its own
 
 The layers are those of the Llama family (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3), their matrices plain or packed
@@ -80,30 +80,40 @@ class LayerStack:
         self._known: tuple[int, ...] = ()
         self._scratch: tuple[tuple[int, int], _Scratch] | None = None
 
-    def run(self, x: Tensor, caches: Caches, tables: Tables, tokens: NewTokens) -> None:
-        """x [N, hidden] through all layers, in place; keys and values of the new tokens go into the caches.
+    def run(
+        self,
+        x: Tensor,
+        caches: Caches,
+        tables: Tables,
+        tokens: NewTokens,
+        part: range | None = None,
+        queries: Tensor | None = None,
+    ) -> None:
+        """x [N, hidden] through all layers, or `part` of them, in place; the new keys and values go into the caches.
 
         Query row i sees the tokens up to its own slot, of its cache row, or the last `window` of them; or its spans.
+        `queries` [L, N, H D] receives the rotated queries of the layers that are run.
         """
+        part = range(len(self.layers)) if part is None else part
         if counting.active is not None:
-            layer_costs(self.shape, self.layers, x, tokens, ("project", "attend", "finish"))
-        function = self._function(x)
-        if function is None:
-            return reference.run(self.shape, self.layers, x, caches, tables, tokens)
+            layer_costs(self.shape, self.layers, part, x, tokens, ("project", "attend", "finish"))
+        if self._function(x) is None or (queries is not None and not queries.is_contiguous()):
+            return reference.run(self.shape, self.layers, x, caches, tables, tokens, part, queries)
         self._point_at(caches, tables)
-        rows, slots, positions = (as_int32(part) for part in (tokens.rows, tokens.slots, tokens.positions))
+        rows, slots, positions = (as_int32(where) for where in (tokens.rows, tokens.slots, tokens.positions))
         strides = caches.keys[0].stride()
         spans = None if tokens.spans is None else as_int32(tokens.spans)
-        seen = (0, 0) if spans is None else (spans.data_ptr(), spans.shape[1])
-        where = torch.tensor([rows.data_ptr(), slots.data_ptr(), positions.data_ptr(), strides[0], strides[1], *seen])
-        scratch = self._buffers(x)
-        self._call(0, len(self.layers), _PROJECT | _ATTEND | _FINISH, scratch.at(x), where.data_ptr(), x)
+        seen = (0, 0, 0) if spans is None else _spans_of(spans, part.start)
+        placed = rows.data_ptr(), slots.data_ptr(), positions.data_ptr()
+        where = torch.tensor([*placed, strides[0], strides[1], *seen, int(tokens.turned)])
+        buffers = self._buffers(x).at(x, queries=None if queries is None else queries[part.start])
+        self._call(part.start, len(part), _PROJECT | _ATTEND | _FINISH, buffers, where.data_ptr(), x)
         return None
 
     def project(self, layer: int, x: Tensor) -> Tensor:
         """x [N, hidden] -> q|k|v [N, (H + 2 G) D], biased and normed, not rotated; the next call overwrites it."""
         if counting.active is not None:
-            layer_costs(self.shape, self.layers[layer : layer + 1], x, None, ("project",))
+            layer_costs(self.shape, self.layers, range(layer, layer + 1), x, None, ("project",))
         if self._function(x) is None:
             return reference.project(self.shape, self.layers[layer], x)
         scratch = self._buffers(x)
@@ -113,7 +123,7 @@ class LayerStack:
     def finish(self, layer: int, x: Tensor, attended: Tensor) -> None:
         """x [N, hidden] += the rest of the layer behind its attention's output [N, H D]."""
         if counting.active is not None:
-            layer_costs(self.shape, self.layers[layer : layer + 1], x, None, ("finish",))
+            layer_costs(self.shape, self.layers, range(layer, layer + 1), x, None, ("finish",))
         if self._function(x) is None or not attended.is_contiguous():
             return reference.finish(self.shape, self.layers[layer], x, attended)
         scratch = self._buffers(x)
@@ -168,13 +178,21 @@ class _Scratch:
         self.normed = torch.empty(threads, rows, shape.hidden, dtype=dtype)
         self.lse = torch.empty(rows, shape.heads)
         own = (self.qkv, self.attended, self.gated, self.sublayer, self.normed, self.lse)
-        self._pointers = torch.tensor([0, *(part.data_ptr() for part in own)])
+        self._pointers = torch.tensor([0, *(part.data_ptr() for part in own), 0])
 
-    def at(self, x: Tensor, attended: Tensor | None = None) -> int:
-        """Address of the C struct of all buffers, x and the attention's output among them."""
+    def at(self, x: Tensor, attended: Tensor | None = None, queries: Tensor | None = None) -> int:
+        """Address of the C struct of all buffers: x, the attention's output, and where queries go, among them."""
         self._pointers[0] = x.data_ptr()
         self._pointers[2] = (self.attended if attended is None else attended).data_ptr()
+        self._pointers[-1] = 0 if queries is None else queries.data_ptr()
         return self._pointers.data_ptr()
+
+
+def _spans_of(spans: Tensor, layer: int) -> tuple[int, int, int]:
+    """The fields of the C struct `Tokens` for spans [N, n, 3] or [L, N, n, 3], from one layer on."""
+    if spans.dim() == 3:
+        return spans.data_ptr(), spans.shape[1], 0
+    return spans[layer].data_ptr(), spans.shape[2], spans.shape[1] * spans.shape[2]
 
 
 def _struct(name: str, value: Any) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,6 +117,19 @@ def in_a_tree(rows: int, past: int) -> NewTokens:
     return NewTokens(torch.ones(rows, dtype=torch.int32), slots, past + torch.tensor(depths), spans)
 
 
+def in_parts(rows: int, past: int) -> NewTokens:
+    """New tokens of two cache rows in turn, each of which sees two parts of its past, others in each of two layers.
+
+    Queries are rotated to places of the parts' own.
+    """
+    new = in_turn(rows, past)
+    spans = torch.zeros(2, rows, 3, 3, dtype=torch.int32)
+    for layer in range(2):
+        spans[layer, :, 0] = torch.tensor([layer, past // 3 + layer, 5 + layer])
+        spans[layer, :, 2] = torch.stack((torch.full((rows,), past // 2), new.slots + 1, new.positions), -1)
+    return dataclasses.replace(new, spans=spans, turned=True)
+
+
 def layer_case(
     name: str,
     shape: LayerShape,
@@ -125,8 +139,12 @@ def layer_case(
     *,
     extras: bool = False,
     placed: Callable[[int, int], NewTokens] = in_turn,
+    cut: bool = False,
 ) -> Case:
-    """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN."""
+    """Two layers, the second with a window if there are extras; what lies behind the new tokens is NaN.
+
+    `cut`: each layer in a call of its own, and the queries are wanted.
+    """
 
     def make(dtype: torch.dtype) -> Trial:
         layers = [weights_of(shape, dtype, kinds, extras=extras, window=40 * extras * i) for i in range(2)]
@@ -139,11 +157,12 @@ def layer_case(
         def outcome(x: Tensor, stored: Tensor, layers: list[LayerWeights], naive: bool) -> Outputs:
             x, stored = x.clone(), stored.clone()
             caches = Caches(list(stored[0]), list(stored[1]))
-            if naive:
-                reference.run(shape, layers, x, caches, angles, tokens)
-            else:
-                LayerStack(shape, layers, x.dtype).run(x, caches, angles, tokens)
-            return {"x": x, "caches": stored}
+            queries = poisoned(2, rows, shape.heads * shape.head_dim, dtype=x.dtype) if cut else None
+            run = partial(reference.run, shape, layers) if naive else LayerStack(shape, layers, x.dtype).run
+            for part in (range(1), range(1, 2)) if cut else (range(2),):
+                run(x, caches, angles, tokens, part, queries)
+            outputs = {"x": x, "caches": stored}
+            return outputs if queries is None else {**outputs, "queries": queries}
 
         return Trial(
             lambda: outcome(x, stored, layers, naive=False),
@@ -209,6 +228,9 @@ CASES = [
     layer_case("tree-small-6-empty", SMALL, 6, 0, placed=in_a_tree),
     layer_case("tree-gemma-16", GEMMA, 16, 163, extras=True, placed=in_a_tree),
     layer_case("chain-smollm2-7", SMOLLM2, 7, 200, placed=in_a_row),
+    layer_case("parts-smollm2-1", SMOLLM2, 1, 200, placed=in_parts, cut=True),
+    layer_case("parts-small-6", SMALL, 6, 63, placed=in_parts),
+    layer_case("cut-gemma-3", GEMMA, 3, 63, extras=True, cut=True),
     layer_case("chain-small-16", SMALL, 16, 200, placed=in_a_row),
     split_case("small-3", SMALL, 3),
     split_case("gemma-1", GEMMA, 1, extras=True),
@@ -224,6 +246,7 @@ TEAM_CASES = [
     layer_case("team-smollm2-3", SMOLLM2, 3, 500),
     layer_case("team-gemma", GEMMA, 2, 9, extras=True),
     layer_case("team-tree", SMOLLM2, 6, 500, placed=in_a_tree),
+    layer_case("team-parts", SMOLLM2, 2, 500, placed=in_parts, cut=True),
 ]
 SMALL_CASES: list[Case] = []  # no Triton kernel: on a GPU the separate kernels serve
 SPEED_CASES = [

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels import counting
 from kernels.cost import Cost
-from kernels.decode_layer.reference import causal
+from kernels.decode_layer.reference import spans_of
 from kernels.decode_layer.weights import Int4Matrix, LayerShape, LayerWeights, LutMatrix, Matrix, NewTokens
 from kernels.flash_decode.cost import distinct_tokens, flash_decode_cost
 from kernels.gemv.cost import gating, gemv_cost
@@ -19,17 +19,22 @@ from kernels.w4_gemm.cost import w4_gemm_cost
 
 
 def layer_costs(
-    shape: LayerShape, layers: Sequence[LayerWeights], x: Tensor, tokens: NewTokens | None, parts: Sequence[str]
+    shape: LayerShape,
+    layers: Sequence[LayerWeights],
+    part: range,
+    x: Tensor,
+    tokens: NewTokens | None,
+    parts: Sequence[str],
 ) -> None:
-    """Records the parts "project", "attend" (which needs `tokens`) and "finish" of layers over x [N, hidden]."""
+    """Records the parts "project", "attend" (which needs `tokens`) and "finish" of some layers over x [N, hidden]."""
     rows, element = x.shape[0], x.element_size()
-    for layer in layers:
+    for index in part:
         if "project" in parts:
-            _record(_project(shape, layer, rows, element))
+            _record(_project(shape, layers[index], rows, element))
         if "attend" in parts and tokens is not None:
-            _record(_attend(shape, layer, tokens, element))
+            _record(_attend(shape, spans_of(tokens, layers, index), tokens, element))
         if "finish" in parts:
-            _record(_finish(shape, layer, rows, element))
+            _record(_finish(shape, layers[index], rows, element))
 
 
 def _record(costs: Iterator[tuple[str, Cost]]) -> None:
@@ -45,15 +50,17 @@ def _project(shape: LayerShape, layer: LayerWeights, rows: int, element: int) ->
             yield "rms_norm", rms_norm_cost(rows * heads, shape.head_dim, element)
 
 
-def _attend(shape: LayerShape, layer: LayerWeights, tokens: NewTokens, element: int) -> Iterator[tuple[str, Cost]]:
+def _attend(shape: LayerShape, spans: Tensor, tokens: NewTokens, element: int) -> Iterator[tuple[str, Cost]]:
     rows, H, G, D = len(tokens.slots), shape.heads, shape.kv_heads, shape.head_dim
-    spans = causal(tokens, layer.window) if tokens.spans is None else tokens.spans[:, None]
-    seen, distinct = int((spans[..., 1] - spans[..., 0]).sum()), distinct_tokens(spans, tokens.rows)
-    yield "rope", rotate_cost(rows, H + G, D, element)
+    lengths, distinct = spans[..., 1] - spans[..., 0], distinct_tokens(spans, tokens.rows)
+    seen, turns = int(lengths.sum()), int((lengths > 0).sum()) * H if tokens.turned else 0
+    yield "rope", rotate_cost(rows, G if tokens.turned else H + G, D, element)
     yield "kv_append", append_cost(rows, G, D, element)
     yield (
         "flash_decode",
-        flash_decode_cost(seen, 1, rows, H, G, D, element, span_count=spans.shape[2], distinct=distinct),
+        flash_decode_cost(
+            seen, 1, rows, H, G, D, element, span_count=spans.shape[2], rotations=turns, distinct=distinct
+        ),
     )
 
 

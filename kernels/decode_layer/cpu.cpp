@@ -49,15 +49,17 @@ template <class T> struct Buffers {
     T *sublayer;  // [rows][hidden]
     T *normed;    // [threads][rows][hidden]
     float *lse;   // [rows][H]
+    T *queries;   // [layers][rows][H D], rotated to their own positions; null where nobody wants them
 };
 
-// Where the new tokens go: batch row, slot and position of each; strides of the caches. What each sees in all layers is
-// in `spans` [rows][span_count]; without them it is everything up to itself, or a window of that.
+// Where the new tokens go: batch row, slot and position of each; strides of the caches. What each sees is in `spans`
+// [rows][span_count], those of one layer `layer_spans` after those of the last, or the same in all layers (0); without
+// them it is everything up to itself, or a window of that. `turned`: queries are rotated to the positions of the spans.
 struct Tokens {
     const int32_t *cache_rows, *slots, *positions;
     int64_t cache_outer, cache_inner;
     const Span *spans;
-    int64_t span_count;
+    int64_t span_count, layer_spans, turned;
 };
 
 template <class T> class Pass {
@@ -73,7 +75,7 @@ template <class T> class Pass {
         for (int64_t i = 0; i < count; ++i) {
             Taken *of_layer = taken + i * MATRICES * threads;
             if (parts & PROJECT) project(layers[i], of_layer);
-            if (parts & ATTEND) attend(layers[i], problems[i], *decoders[i]);
+            if (parts & ATTEND) attend(layers[i], problems[i], *decoders[i], kept_queries(i));
             if (parts & FINISH) finish(layers[i], of_layer);
         }
     }
@@ -127,8 +129,15 @@ template <class T> class Pass {
         });
     }
 
-    void attend(const Layer<T> &layer, const Problem<T> &problem, Decoder<T> &decoder) const {
-        for_heads(shape.heads + 2 * shape.kv_heads, [&](int64_t n, int64_t head) { store(layer, n, head); });
+    T *kept_queries(int64_t layer) const {
+        return buffers.queries ? buffers.queries + layer * rows * shape.heads * shape.dim : nullptr;
+    }
+
+    void attend(const Layer<T> &layer, const Problem<T> &problem, Decoder<T> &decoder, T *queries) const {
+        for_heads(shape.heads + 2 * shape.kv_heads, [&](int64_t n, int64_t head) {
+            if (head < shape.heads) turn(layer, n, head, queries);
+            else store(layer, n, head - shape.heads);
+        });
         if (decoder.shares()) {
             decoder.work_shared(problem, omp_get_thread_num());
 #pragma omp barrier
@@ -139,13 +148,23 @@ template <class T> class Pass {
         decoder.finish(problem);
     }
 
-    // Rotates a query in place, a key into the cache; copies a value into the cache.
-    void store(const Layer<T> &layer, int64_t n, int64_t head) const {
-        const int64_t half = shape.dim / 2, angle = tokens.positions[n] * half, key = head - shape.heads;
+    void rotate_own(const Layer<T> &layer, int64_t n, const T *x, T *out) const {
+        const int64_t half = shape.dim / 2, angle = tokens.positions[n] * half;
+        rotate(x, layer.cos + angle, layer.sin + angle, half, out);
+    }
+
+    // Rotates a query in place, unless attention does, and into `queries` if they are wanted.
+    void turn(const Layer<T> &layer, int64_t n, int64_t head, T *queries) const {
         T *x = head_of(n, head);
-        if (key < 0) return rotate(x, layer.cos + angle, layer.sin + angle, half, x);
-        if (key < shape.kv_heads) return rotate(x, layer.cos + angle, layer.sin + angle, half, at(layer.keys, n, key));
-        std::copy_n(x, shape.dim, at(layer.values, n, key - shape.kv_heads));
+        if (queries) rotate_own(layer, n, x, queries + (n * shape.heads + head) * shape.dim);
+        if (!tokens.turned) rotate_own(layer, n, x, x);
+    }
+
+    // Rotates a key into the cache; copies a value, whose heads come behind, into the cache.
+    void store(const Layer<T> &layer, int64_t n, int64_t head) const {
+        const T *x = head_of(n, shape.heads + head);
+        if (head < shape.kv_heads) return rotate_own(layer, n, x, at(layer.keys, n, head));
+        std::copy_n(x, shape.dim, at(layer.values, n, head - shape.kv_heads));
     }
 
     T *at(T *cache, int64_t n, int64_t kv_head) const {
@@ -182,7 +201,7 @@ template <class T> class Pass {
     const int64_t rows, threads, width;
 };
 
-// The attention of each layer. Layers with the same window read the same tokens and share a decoder.
+// The attention of each layer. Layers that read the same tokens, as those with the same window do, share a decoder.
 template <class T> struct Attention {
     std::vector<std::vector<Span>> spans;
     std::vector<Decoder<T>> kinds;
@@ -191,25 +210,27 @@ template <class T> struct Attention {
 
     Attention(const Layer<T> *layers, int64_t count, const Shape &shape, const Reals &reals,
               const Buffers<T> &buffers, const Tokens &tokens, int64_t rows, int64_t threads) {
-        std::vector<int64_t> windows, kind(count);
+        std::vector<int64_t> reads, kind(count);  // kinds of reading: a window, or the place of the first such spans
         const bool given = tokens.spans != nullptr;
         for (int64_t i = 0; i < count; ++i) {
-            const int64_t window = given ? 0 : layers[i].window;
-            kind[i] = std::find(windows.begin(), windows.end(), window) - windows.begin();
-            if (kind[i] == (int64_t)windows.size()) windows.push_back(window);
+            const int64_t read = given ? i * tokens.layer_spans : layers[i].window;
+            kind[i] = std::find(reads.begin(), reads.end(), read) - reads.begin();
+            if (kind[i] == (int64_t)reads.size()) reads.push_back(read);
         }
         if (!given)
-            for (int64_t window : windows) spans.push_back(causal(window, tokens, rows));
+            for (int64_t window : reads) spans.push_back(causal(window, tokens, rows));
         const int64_t width = (shape.heads + 2 * shape.kv_heads) * shape.dim;
         for (int64_t i = 0; i < count; ++i)
             problems.push_back({{buffers.qkv, width, shape.dim},
                                 {layers[i].keys, tokens.cache_outer, tokens.cache_inner},
                                 {layers[i].values, tokens.cache_outer, tokens.cache_inner},
-                                given ? tokens.spans : spans[kind[i]].data(), 1, given ? tokens.span_count : 1,
-                                tokens.cache_rows, nullptr, nullptr, reals.scale, reals.softcap, buffers.attended,
+                                given ? tokens.spans + reads[kind[i]] : spans[kind[i]].data(), 1,
+                                given ? tokens.span_count : 1,
+                                tokens.cache_rows, tokens.turned ? layers[i].cos : nullptr,
+                                tokens.turned ? layers[i].sin : nullptr, reals.scale, reals.softcap, buffers.attended,
                                 buffers.lse, rows, shape.heads, shape.kv_heads, shape.dim});
-        kinds.reserve(windows.size());
-        for (int64_t k = 0; k < (int64_t)windows.size(); ++k)
+        kinds.reserve(reads.size());
+        for (int64_t k = 0; k < (int64_t)reads.size(); ++k)
             kinds.emplace_back(problems[std::find(kind.begin(), kind.end(), k) - kind.begin()], threads);
         for (int64_t i = 0; i < count; ++i) decoders.push_back(&kinds[kind[i]]);
     }

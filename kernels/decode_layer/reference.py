@@ -27,18 +27,36 @@ from kernels.w4_gemm import reference as int4
 
 
 def run(
-    shape: LayerShape, layers: Sequence[LayerWeights], x: Tensor, caches: Caches, tables: Tables, tokens: NewTokens
+    shape: LayerShape,
+    layers: Sequence[LayerWeights],
+    x: Tensor,
+    caches: Caches,
+    tables: Tables,
+    tokens: NewTokens,
+    part: range,
+    queries: Tensor | None = None,
 ) -> None:
     """The contract of `LayerStack.run`."""
-    for layer, keys, values, (cos, sin) in zip(layers, caches.keys, caches.values, tables, strict=True):
-        q, k, v = heads_of(shape, project(shape, layer, x))
-        rope.apply(q, k, cos, sin, tokens.positions)
-        rope.append(k, v, keys, values, tokens.rows, tokens.slots)
-        spans = causal(tokens, layer.window) if tokens.spans is None else tokens.spans[:, None]
+    for index in part:
+        (cos, sin), keys, values = tables[index], caches.keys[index], caches.values[index]
+        q, k, v = heads_of(shape, project(shape, layers[index], x))
+        own = rope.rotate(q, cos, sin, tokens.positions)
+        rope.append(rope.rotate(k, cos, sin, tokens.positions), v, keys, values, tokens.rows, tokens.slots)
+        if queries is not None:
+            queries[index] = own.flatten(1)
+        angles = {"cos": cos, "sin": sin} if tokens.turned else {}
+        spans = spans_of(tokens, layers, index)
         attended, _ = attention.flash_decode(
-            q, keys, values, spans, tokens.rows, scale=shape.scale, softcap=shape.softcap
+            q if tokens.turned else own,
+            keys,
+            values,
+            spans,
+            tokens.rows,
+            scale=shape.scale,
+            softcap=shape.softcap,
+            **angles,
         )
-        finish(shape, layer, x, attended.flatten(1))
+        finish(shape, layers[index], x, attended.flatten(1))
 
 
 def project(shape: LayerShape, layer: LayerWeights, x: Tensor) -> Tensor:
@@ -81,6 +99,12 @@ def heads_of(shape: LayerShape, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
     q, k, v = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
     return q, k, v
+
+
+def spans_of(tokens: NewTokens, layers: Sequence[LayerWeights], index: int) -> Tensor:
+    """What the new tokens see in one layer: spans [N, 1, n, 3]."""
+    given = tokens.seen(index)
+    return causal(tokens, layers[index].window) if given is None else given[:, None]
 
 
 def causal(tokens: NewTokens, window: int) -> Tensor:

@@ -133,11 +133,17 @@ class Caches:
 class NewTokens:
     """Where query row i belongs: cache row, slot in it, position in the text; integers [N].
 
-    `spans` int32 [N, n, 3]: in every layer it sees the slots [start, stop) of its n spans (the third column is free),
-    the nodes of a draft tree for instance; without them everything up to its own slot.
+    `spans` int32 [N, n, 3]: in every layer it sees the slots [start, stop) of its n spans, the nodes of a tree for
+    instance; [L, N, n, 3]: those of each layer; without them everything up to its own slot. `turned`: the third column
+    is the position that the query is rotated to for the span; else that is free, and the query's position its own.
     """
 
     rows: Tensor
     slots: Tensor
     positions: Tensor
     spans: Tensor | None = None
+    turned: bool = False
+
+    def seen(self, layer: int) -> Tensor | None:
+        """The spans [N, n, 3] of one layer."""
+        return self.spans if self.spans is None or self.spans.dim() == 3 else self.spans[layer]

@@ -22,6 +22,13 @@ def random_spans(n: int, selections: int, tokens: int, count: int) -> Tensor:
     return torch.stack((cuts[..., ::2], cuts[..., 1::2], torch.randint(0, 700, (n, selections, count))), -1).int()
 
 
+def short_spans(n: int, selections: int, tokens: int) -> Tensor:
+    """Many spans of few tokens; query positions change now and then."""
+    spans = random_spans(n, selections, tokens, tokens // 15)
+    spans[..., 2] = 250 * torch.randint(0, 3, spans.shape[:-1]).sort(-1).values
+    return spans
+
+
 def sharing_spans(n: int, tokens: int) -> Tensor:
     """Rows that begin with the same 3/5 of the tokens, go on a little together, and then apart."""
     most, apart = tokens * 3 // 5, tokens * 4 // 5
@@ -53,7 +60,9 @@ def flash_case(
         q = strided(torch.randn(n, heads, dim).to(dtype))
         rows = torch.randperm(n + 1)[:n].int()
         spans = random_spans(n, selections, tokens, 3)
-        if kind == "shared":  # by all rows but the last two, and by those
+        if kind == "short":
+            spans = short_spans(n, selections, tokens)
+        elif kind == "shared":  # by all rows but the last two, and by those
             rows, spans = (torch.arange(n) >= n - 2).int(), sharing_spans(n, tokens)
         elif kind == "full":
             spans = dense_spans([tokens] * n).expand(n, selections, 1, 3)
@@ -121,6 +130,10 @@ CASES = [
         for heads in (3, 8)
     ),
     flash_case(500, 64, 9, 3, 9, n=20, rotated=True),
+    *(
+        flash_case(500, dim, 6, 2, s, kind="short", rotated=rotated)
+        for dim, s, rotated in ((64, 1, True), (64, 1, False), (64, 2, True), (128, 6, True), (80, 1, True))
+    ),
     flash_case(100, 64, 1, 1, 1),
     *(
         flash_case(500, dim, heads, kv_heads, 1, kind="shared", n=n, softcap=softcap)
@@ -150,8 +163,13 @@ SMALL_CASES = [
 ]
 
 
-def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1.0) -> SpeedCase:
-    """One query over a long cache, or over a share `kept` of it in scattered spans of 16 to 48 tokens."""
+def speed_case(
+    tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1.0, *, rotated: bool = False
+) -> SpeedCase:
+    """One query over a long cache, or over a share `kept` of it in scattered spans of 16 to 48 tokens.
+
+    `rotated`: the kernel turns the query, to one position for all spans, as methods have it do.
+    """
 
     def make(dtype: torch.dtype) -> Race:
         q = torch.randn(1, heads, dim).to(dtype)
@@ -161,9 +179,10 @@ def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1
         spans = whole if kept == 1.0 else scattered(tokens, kept)
         read = int((spans[..., 1] - spans[..., 0]).sum())
         cost = flash_decode_cost(read, 1, 1, heads, kv_heads, dim, q.element_size(), span_count=spans.shape[2])
+        cos, sin = tables(700, dim) if rotated else (None, None)
 
         def attend(spans: Tensor) -> Tensor:
-            return flash_decode(q, keys, values, spans, rows, scale=dim**-0.5, out=out)[0]
+            return flash_decode(q, keys, values, spans, rows, cos=cos, sin=sin, scale=dim**-0.5, out=out)[0]
 
         def peer() -> Tensor:
             return F.scaled_dot_product_attention(q[:, :, None], keys, values, enable_gqa=True)
@@ -173,7 +192,7 @@ def speed_case(tokens: int, heads: int, kv_heads: int, dim: int, kept: float = 1
             peers = {"kernels.flash_decode dense": lambda: attend(whole)}
         return Race(lambda: attend(spans), cost, peers)
 
-    share = "" if kept == 1.0 else f", {kept:.0%} in spans"
+    share = ("" if kept == 1.0 else f", {kept:.0%} in spans") + (", rotated" if rotated else "")
     return SpeedCase("flash_decode", f"{tokens // 1024}K {heads}/{kv_heads} x {dim}{share}", make)
 
 
@@ -218,6 +237,7 @@ SPEED_CASES = [
     *(speed_case(tokens << 10, 32, 8, 128) for tokens in (8, 32)),
     *(speed_case(tokens << 10, 9, 3, 64, kept=0.25) for tokens in (8, 32, 128)),
     speed_case(32 << 10, 32, 8, 128, kept=0.25),
+    speed_case(128 << 10, 9, 3, 64, kept=0.125, rotated=True),
     *(shared_speed_case(tokens, n, 9, 3, 64) for tokens, n in ((640, 6), (640, 16), (8192, 16))),
     shared_speed_case(2048, 8, 32, 8, 128),
 ]

@@ -29,7 +29,7 @@ struct Block {
 // softmax: sixteen tokens in a row are a tile, and what a span has beside them waits for the rest of other spans.
 class Cursor {
   public:
-    // `rotating`: a tile ends where the query position changes.
+    // `rotating`: the tokens of a tile have one query position.
     Cursor(const Span *spans, int64_t begin, int64_t end, int block_tiles, bool rotating)
         : span(spans), skipped(begin), left(end - begin), block_tiles(block_tiles), rotating(rotating) {}
 
@@ -48,10 +48,8 @@ class Cursor {
                 continue;
             }
             const int run = (int)std::min({(int64_t)LANES, left, length - skipped});
-            if (run == LANES || rotating) {
-                take(tile, run);
-                return complete(tile);
-            }
+            if (run == LANES) return take(tile, run);
+            if (rotating && rest.count && rest.position != span->position) break;
             take(rest, std::min(run, LANES - rest.count));
             if (rest.count == LANES) break;
         }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kernels import gate
-from kernels.gemv import MAX_ROWS, linear
+from kernels.gemv import LANE_ROWS, MAX_ROWS, linear
 from suite.errors import InputError
 from suite.harness.heap import quiet_heap
 from suite.harness.measurement import Part, PassUnit, Phase
@@ -306,5 +306,5 @@ def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
         unit.model_copy(update={"new": 2 if unit.phase == "decode" else unit.new // 2, "perturbed": True})
         for unit in wanted
         if (unit.phase == "decode" and unit.tokens > 1 and 2 * unit.batch <= MAX_ROWS)
-        or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS)
+        or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS and unit.new // 2 != LANE_ROWS)
     ]

@@ -30,13 +30,18 @@ class Step:
 
     Rows are padded on the right; what the padding computes is never read. It repeats the row's last slot and position,
     because beyond those there may be no cache and no rotary table. An attention that answers `plain` may place tokens
-    otherwise: give them `positions`, and in `visible` int32 [B*T, n, 3] the slots [start, stop) each of them sees.
+    otherwise: give them `positions`, and in `visible` int32 [B*T, n, 3] the slots [start, stop) each of them sees, or
+    [L, B*T, n, 3] those of each layer; `turned` rotates queries to the third column. The layers' rotated queries are
+    put into `queries` [L, B*T, H D], and the layers in `watched` are observed as the last one is.
     """
 
     cache: KVCache
     counts: Sequence[int]
     width: int
     visible: Tensor | None = None
+    turned: bool = False
+    queries: Tensor | None = None
+    watched: Sequence[int] = ()
     scratch: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,9 +115,9 @@ class Attention(Protocol):
         ...
 
     def plain(self, step: Step) -> Tables | None:
-        """Each layer's rotary tables if this pass is ordinary attention to the same slots in all layers, else None.
+        """Each layer's rotary tables if it is known before the pass which slots all layers attend to, else None.
 
-        Then the decoder may run it in one call for all layers: `__call__` is left out, only the last layer observed.
+        Then the decoder may run all layers in one call: `__call__` is left out, the last and watched layers observed.
         """
         ...
 

@@ -74,6 +74,9 @@ class AttentionBlock(nn.Module):
         return q, k, v
 
 
+STACK_ROWS = 64  # of a pass that may run all layers in one call; more are prefill, which has a kernel of its own
+
+
 class MLP(nn.Module):
     """Gated feed-forward network: down(act(gate(x)) * up(x))."""
 
@@ -90,7 +93,7 @@ class MLP(nn.Module):
         """act(gate(x)) * up(x); few rows in one kernel that reads the weights once."""
         rows = x.shape[:-1].numel()
         plain = type(self.gate_up) is Linear  # and not quantised
-        if plain and rows <= gemv.MAX_ROWS and not torch.is_grad_enabled():
+        if plain and gemv.fast(rows, x.shape[-1], x.dtype) and not torch.is_grad_enabled():
             return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
         gate_up = cast(Tensor, self.gate_up(x))
         if not torch.is_grad_enabled():
@@ -165,7 +168,8 @@ class Layers(nn.Module):
         return x
 
     def _through(self, x: Tensor, attention: Attention, step: Step) -> Tensor:
-        few = x.shape[0] * x.shape[1] <= gemv.MAX_ROWS and step is not None and step.full
+        rows = x.shape[0] * x.shape[1]
+        few = rows <= STACK_ROWS and gemv.fast(rows, self.config.hidden, x.dtype) and step is not None and step.full
         if self._stack is not None and few and not torch.is_grad_enabled():
             return self._fused_layers(self._stack, x, attention, step)
         for index, layer in enumerate(self.layers):
@@ -179,9 +183,10 @@ class Layers(nn.Module):
         tables = attention.plain(step)
         if tables is not None:
             caches = Caches(step.cache.keys, step.cache.values)
-            new = NewTokens(step.rows, step.slots.flatten(), step.positions.flatten(), step.visible)
-            stack.run(flat, caches, tables, new)
-            attention.observe(len(self.layers) - 1, x, step)
+            new = NewTokens(step.rows, step.slots.flatten(), step.positions.flatten(), step.visible, step.turned)
+            for part in _parts(step.watched, len(self.layers)):
+                stack.run(flat, caches, tables, new, part, step.queries)
+                attention.observe(part.stop - 1, x, step)
             return x
         sizes = [self.config.heads, self.config.kv_heads, self.config.kv_heads]
         for layer in range(len(self.layers)):
@@ -258,6 +263,12 @@ class Decoder(Layers):
         if self.config.logit_softcap:
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
+
+
+def _parts(watched: Sequence[int], layers: int) -> list[range]:
+    """All layers, cut behind the watched ones."""
+    stops = sorted({*(layer + 1 for layer in watched), layers})
+    return [range(first, stop) for first, stop in zip([0, *stops], stops, strict=False)]
 
 
 def cast_weights(module: M, dtype: torch.dtype) -> M:

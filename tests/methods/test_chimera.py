@@ -23,7 +23,7 @@ from suite.methods.decoding.tree_shape import TreeShape
 from suite.methods.decoding.trigrams import TrigramTable
 from suite.models.attention import DenseAttention
 from suite.models.chimera import HEADS, ChimeraDrafter, MedusaHeads, last_three
-from suite.models.decoder import Layers
+from suite.models.decoder import STACK_ROWS, Layers
 from suite.models.language_model import LanguageModel
 from suite.models.recipes.chimera import level_loss, right_at, unrolled
 from tests.methods.drafting import context, dense, request, run, small_model
@@ -387,7 +387,7 @@ def test_looking_on_does_not_cost_the_fused_layers(monkeypatch):
 
     monkeypatch.setattr(LayerStack, "run", spy)
     with torch.inference_mode():
-        batch = Batch(model, method, [request(new=40)], RequestMeter())
+        batch = Batch(model, method, [request(length=STACK_ROWS + 10, new=40)], RequestMeter())
         batch.prefill()
         calls.update({3: 0, 1: 0})
         for _ in range(3):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kernels.counting import counting
 from suite.harness.meter import CountingMeter, RequestMeter
-from suite.methods.attention.chunkllm import ChunkLLM, ChunkLLMConfig, spans_of, walk
-from suite.methods.attention.selection import Selection
+from suite.methods.attention.chunkllm import ChunkLLM, ChunkLLMConfig, walk
+from suite.methods.attention.selection import Selection, spans_of
 from suite.models.attention import DenseAttention, Step
 from suite.models.recipes.chunkllm import ChunkAdapters, chunk_ends
 from suite.models.rope import rotate
@@ -166,8 +166,17 @@ class Watched(ChunkLLM):
 
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection:
         selection = super().select(layer, q, row, step)
-        self.reads[layer].append({t for a, b, _ in selection.spans[0, 0].tolist() for t in range(a, b)})
+        self._watch(layer, selection.spans[0, 0])
         return selection
+
+    def ahead(self, step: Step) -> Tensor | None:
+        known = super().ahead(step)
+        for layer, spans in enumerate([] if known is None else known[:, 0]):
+            self._watch(layer, spans)
+        return known
+
+    def _watch(self, layer: int, spans: Tensor) -> None:
+        self.reads[layer].append({t for a, b, _ in spans.tolist() for t in range(a, b)})
 
 
 def watched(**options: Any) -> Watched:
@@ -357,6 +366,7 @@ def test_index_bytes_count_in_the_first_step_a_choice_serves():
     method, config = prepared(**SMALL)
     attention = selected(method, config)
     bytes_read: list[int] = []
+    attention._method.ahead = lambda step: None  # as in a counting pass
     attention._method.select = lambda *args: bytes_read.append((s := ChunkLLM.select(method, *args)).index_bytes) or s
     decode(attention, text())
     per_step = torch.tensor(bytes_read).view(-1, CONFIG.layers)

@@ -8,13 +8,16 @@ import torch
 from kernels import counting
 from suite.models.attention import DenseAttention
 from suite.models.config import ModelConfig
-from suite.models.decoder import Decoder
+from suite.models.decoder import STACK_ROWS, Decoder
 
 SHAPE = {"layers": 3, "hidden": 64, "intermediate": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 50}
 EVERYTHING = {
     "qkv_bias": True, "output_bias": True, "qk_norm": True, "post_norms": True, "activation": "gelu_tanh",
     "attention_softcap": 5.0, "windows": (None, 7, None),
 }  # fmt: skip
+
+
+PROMPT = STACK_ROWS + 6  # which has to run layer by layer
 
 
 def made(dtype: torch.dtype = torch.float32, **switches: object) -> Decoder:
@@ -24,12 +27,12 @@ def made(dtype: torch.dtype = torch.float32, **switches: object) -> Decoder:
 
 def decoded(decoder: Decoder, *, fused: bool, batch: int = 1, steps: int = 4) -> torch.Tensor:
     """Logits of some steps behind a prompt."""
-    cache = decoder.new_cache(batch, 40)
+    cache = decoder.new_cache(batch, PROMPT + 20)
     if not fused:
         decoder._stack = None
     attention = DenseAttention(decoder.config)
     with torch.inference_mode():
-        decoder(torch.arange(20).repeat(batch, 1), cache, attention)
+        decoder(torch.arange(PROMPT).remainder(20).repeat(batch, 1), cache, attention)
         return torch.stack([decoder(torch.full((batch, 1), step), cache, attention) for step in range(steps)])
 
 

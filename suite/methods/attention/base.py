@@ -48,6 +48,7 @@ class AttentionMethod(Method):
     "decode" and with true distances, decoding is the dense path's own, and no hook is called in it);
     `pools_queries` says that a prefill plan looks at several queries at once, so that it depends on how the prompt is
     cut into passes. `verifies`: drafts can be verified under it, as it either gives `reads` or decodes as dense does.
+    `watched` are the layers whose output `observe` needs while the pass goes on; it always sees the last one.
     """
 
     key_period: int = 0
@@ -55,6 +56,7 @@ class AttentionMethod(Method):
     acts_in: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     pools_queries: ClassVar[bool] = False
     verifies: ClassVar[bool] = False
+    watched: ClassVar[tuple[int, ...]] = ()
 
     def prefill_chunk(self, config: Any) -> int:
         """The most prompt tokens of a prefill pass."""
@@ -73,6 +75,15 @@ class AttentionMethod(Method):
     def select(self, layer: int, q: Tensor, row: int, step: Step) -> Selection | None:
         """Decode: what the newest token of one batch row reads; q [H, D] is not rotated. `None` is everything."""
         return None
+
+    def ahead(self, step: Step) -> Tensor | None:
+        """Decode: what `select` would answer, where it is known before the pass: spans [B, n, 3], or [L, B, n, 3].
+
+        Then all layers run in one call, without `keep` and `select`; `learn` comes after the watched and last layers.
+        """
+        rows = [self.reads(stop - 1, 1, row, step) for row, stop in enumerate(step.stops)]
+        known = [Selection(spans) for spans in rows if spans is not None]
+        return stack(known).spans[:, 0] if len(known) == len(rows) else None
 
     def plan(self, layer: int, q: Tensor, row: int, first: int, step: Step) -> Plan | None:
         """Prefill: how the rows q [T, H, D] (not rotated, at slots first, first+1, ...) are read; `None` is dense."""
@@ -198,11 +209,33 @@ class SelectedAttention(MeteredAttention):
     def __init__(self, config: ModelConfig, method: AttentionMethod, meter: Meter | None = None) -> None:
         super().__init__(config, meter)
         self._method = method
+        kind, hooks = type(method), (AttentionMethod.keep, AttentionMethod.learn)
+        self._learns = (kind.keep, kind.learn) != hooks
 
     def plain(self, step: Step) -> Tables | None:
-        """Decode passes of a method that changes prefill alone are dense ones."""
+        """Decode passes that are dense ones (of a method that changes prefill alone), or known `ahead`."""
+        tables = super().plain(step) if step.width == 1 else None
+        if tables is None:
+            return None
         untouched = "decode" not in self._method.acts_in and not self._method.key_period
-        return super().plain(step) if untouched and step.width == 1 else None
+        return tables if untouched or self._placed(step) else None
+
+    def _placed(self, step: Step) -> bool:
+        """Gives the step what the method knows ahead; nothing where all rows are short and nothing is learned."""
+        dense = [seen < self._method.dense_until for seen in step.cache.seen]
+        if all(dense) and not self._method.key_period:
+            return not self._learns
+        if any(dense) or self.config.windows or self._sharpens(step):
+            return False
+        spans = self._method.ahead(step)
+        if spans is None:
+            return False
+        step.visible, step.turned, step.watched = spans, True, self._method.watched
+        step.positions = self._key_positions(step)
+        if self._learns:
+            size = self.config.layers, step.cache.batch, self.config.heads * self.config.head_dim
+            step.queries = torch.empty(*size, dtype=step.cache.keys[0].dtype)
+        return True
 
     def capacity(self, tokens: int) -> int:
         return self._method.capacity(tokens)
@@ -216,7 +249,16 @@ class SelectedAttention(MeteredAttention):
     def index_bytes(self) -> int:
         return self._method.index_bytes()
 
+    def _sharpens(self, step: Step) -> bool:
+        factor = self._method.sharpen(step.positions + 1)
+        return factor is not None and bool((factor != 1).any())
+
     def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
+        if step.queries is not None:
+            first = max((seen + 1 for seen in step.watched if seen < layer), default=0)
+            for known in range(first, layer + 1):
+                for row, q in enumerate(step.queries[known].view(step.cache.batch, 1, self.config.heads, -1)):
+                    self._method.learn(known, q, row, step)
         self._method.observe(layer, hidden, step)
 
     def question_reader(self, row: int, prompt_tokens: int) -> DenseAttention | None:

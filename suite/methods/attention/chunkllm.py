@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
-from suite.methods.attention.selection import Selection
+from suite.methods.attention.selection import Selection, spans_of, stack
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models import adapters
 from suite.models.attention import Step
@@ -83,6 +82,7 @@ class ChunkLLM(AttentionMethod):
     Config = ChunkLLMConfig
     cost = staticmethod(costs.chunkllm)
     acts_in: ClassVar[tuple[Phase, ...]] = ("decode",)
+    watched: ClassVar[tuple[int, ...]] = (0,)
 
     def refusal(self, model: LanguageModel, config: Any) -> str | None:
         return super().refusal(model, config) or adapters.missing("chunkllm", model)
@@ -163,6 +163,12 @@ class ChunkLLM(AttentionMethod):
         spans, index_bytes = step.shared(f"chunkllm/{row}", partial(self._current, row, step))
         return Selection(spans[self._place[layer]][None, None], index_bytes=index_bytes)
 
+    def ahead(self, step: Step) -> Tensor | None:
+        if any(chunks.spans is None for chunks in self._rows):
+            return None
+        rows = [Selection(self._current(row, step)[0][None]) for row in range(len(self._rows))]
+        return stack(rows).spans.transpose(0, 1)
+
     def _current(self, row: int, step: Step) -> tuple[Tensor, int]:
         """The spans of all layers in this step; the bytes of a choice count in the first step it serves."""
         chunks = self._rows[row]
@@ -184,18 +190,3 @@ def walk(ranking: Tensor, lengths: Tensor, room: int) -> Tensor:
     """ranking [L, n] of chunks of `lengths` [n] tokens -> bool [L, n]: the best ones that `room` tokens hold, whole."""
     fits = lengths[ranking].cumsum(dim=-1) <= room
     return torch.zeros_like(fits).scatter_(-1, ranking, fits)
-
-
-def spans_of(read: Tensor, starts: Tensor) -> Tensor:
-    """read [L, m] of the chunks before the local ones, which begin at starts[m] -> spans int32 [L, n, 3].
-
-    The first span is the local one, its end open; neighbouring chunks are one span; shorter lists are padded.
-    """
-    edges = functional.pad(read.int(), (1, 1)).diff(dim=-1)
-    (layer, first), last = (edges > 0).nonzero(as_tuple=True), (edges < 0).nonzero(as_tuple=True)[1]
-    counts = layer.bincount(minlength=len(read))
-    rank = torch.arange(len(layer)) - (counts.cumsum(0) - counts)[layer]
-    spans = torch.zeros(len(read), 1 + int(counts.max()), 3, dtype=torch.int32)
-    spans[:, 0, 0] = starts[read.shape[1]]
-    spans[layer, 1 + rank, 0], spans[layer, 1 + rank, 1] = starts[first].int(), starts[last].int()
-    return spans

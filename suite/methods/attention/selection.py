@@ -270,3 +270,18 @@ def stack(selections: Sequence[Selection]) -> Selection:
         spans = spans.repeat_interleave(width // spans.shape[1], dim=1)
         rows.append(torch.nn.functional.pad(spans, (0, 0, 0, longest - spans.shape[2])))
     return Selection(torch.cat(rows))
+
+
+def spans_of(read: Tensor, starts: Tensor) -> Tensor:
+    """read [L, m] of the chunks before the local ones, which begin at starts[m] -> spans int32 [L, n, 3].
+
+    The first span is the local one, its end open; neighbouring chunks are one span; shorter lists are padded.
+    """
+    edges = torch.nn.functional.pad(read.int(), (1, 1)).diff(dim=-1)
+    (layer, first), last = (edges > 0).nonzero(as_tuple=True), (edges < 0).nonzero(as_tuple=True)[1]
+    counts = layer.bincount(minlength=len(read))
+    rank = torch.arange(len(layer)) - (counts.cumsum(0) - counts)[layer]
+    spans = torch.zeros(len(read), 1 + int(counts.max()), 3, dtype=torch.int32)
+    spans[:, 0, 0] = starts[read.shape[1]]
+    spans[layer, 1 + rank, 0], spans[layer, 1 + rank, 1] = starts[first].int(), starts[last].int()
+    return spans

@@ -21,13 +21,13 @@ def save_llama(decoder: Decoder, tokenizer: HFTokenizer, directory: Path) -> Non
     """Writes config.json, model.safetensors (in the decoder's dtype) and the tokenizer's files."""
     if decoder.config.architecture != "llama":
         raise ValueError(f"only the llama architecture is exported, not {decoder.config.architecture}")
-    document = json.dumps(_hf_config(decoder.config), indent=2)
+    document = json.dumps(_hf_config(decoder.config, decoder.dtype), indent=2)
     (directory / "config.json").write_text(document + "\n", encoding="utf-8")
     save_file(dict(_hf_tensors(decoder)), directory / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(directory)
 
 
-def _hf_config(config: ModelConfig) -> dict[str, Any]:
+def _hf_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The fields `transformers.LlamaConfig` and our own `from_hf` read."""
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -47,7 +47,7 @@ def _hf_config(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "eos_token_id": list(config.eos_ids),
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 
