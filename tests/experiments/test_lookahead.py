@@ -46,8 +46,8 @@ def test_losslessness_is_counted_over_all_tokens(rows):
 
 def test_every_contender_is_measured_beside_its_prediction(rows):
     copied, chat = (row.details["contenders"] for row in rows[1:3])
-    assert set(chat) == {"dense", "ngram", "D=8", "cold D=8"}
-    assert set(copied) > set(chat) | {"D=4", "D=16", "D=32", "D=64", "parallel", "one branch", "prompt only", "cold"}
+    assert set(chat) == {"dense", "ngram", "D=16", "cold D=16"}
+    assert set(copied) > set(chat) | {"D=4", "D=8", "D=32", "D=64", "parallel", "one branch", "prompt only"}
     for row in (*copied.values(), *chat.values()):
         assert row["tokens_per_pass"] >= 1
         assert row["decode_speedup"] > 0
@@ -65,7 +65,7 @@ def test_prompts_that_warm_the_tries_are_not_tested():
 
 
 def test_cold_tries_are_not_taught():
-    for name, known in (("D=8", True), ("cold", False), ("cold D=8", False), ("prompt only", False)):
+    for name, known in (("D=16", True), ("cold D=16", False), ("prompt only", False)):
         method = Lookahead()
         method.begin(tiny_model(), lookahead.config())
         lookahead._teach([(1, 2, 3)], name, method)
