@@ -12,7 +12,8 @@ from torch import Tensor
 from kernels.counting import counting
 from suite.harness.meter import CountingMeter, RequestMeter
 from suite.methods.attention.chunkllm import ChunkLLM, ChunkLLMConfig, walk
-from suite.methods.attention.selection import Selection, spans_of
+from suite.methods.attention.selection import Selection
+from suite.methods.attention.spans import spans_of
 from suite.models.attention import DenseAttention, Step
 from suite.models.recipes.chunkllm import ChunkAdapters, chunk_ends
 from suite.models.rope import rotate

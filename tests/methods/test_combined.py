@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.decode_layer import LayerStack
 from suite.cost import Situation
 from suite.errors import InputError
 from suite.harness.contender import Contender
@@ -27,6 +28,7 @@ from suite.methods.decoding.selected import Under, along, verifier
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.weights.linear import QuantisedLinear
 from suite.models.cache import KVCache
+from suite.models.decoder import STACK_ROWS
 from suite.models.generation import prefill
 from suite.models.language_model import LanguageModel
 from suite.registry import METHODS, Entry
@@ -179,6 +181,30 @@ def test_accepted_drafts_under_an_attention_method(attention, decoys):
         ours = complete(drafter, MethodConfig(), model, LONG)
         assert same_texts((method, config), model, ours, LONG) <= 1
         assert sum(done.drafts.emitted for done in ours) > 2.5 * sum(done.drafts.rounds for done in ours)
+
+
+@pytest.mark.parametrize("attention", ["streaming", "qwen2_5_1m"])
+def test_a_round_under_a_selection_is_one_call(attention, monkeypatch):
+    model, alone = small_model(), [request("a", STACK_ROWS + 10, 40)]
+    method, config = prepared(attention, model)
+    drafter = Knowing([done.token_ids for done in complete(method, config, model, alone)])
+    drafter.attention = Under(method, config)
+    calls = dict.fromkeys(("run", "project"), 0)
+
+    def spied(name: str) -> Any:
+        original = getattr(LayerStack, name)
+
+        def spy(*args: Any) -> Any:
+            calls[name] += 1
+            return original(*args)
+
+        return spy
+
+    for name in calls:
+        monkeypatch.setattr(LayerStack, name, spied(name))
+    done = complete(drafter, MethodConfig(), model, alone)[0]
+    assert done.drafts.rounds > 5
+    assert calls == {"run": done.drafts.rounds, "project": 0}
 
 
 def test_streaming_and_dense_texts_differ():

@@ -9,7 +9,8 @@ from torch import Tensor
 from kernels.counting import counting
 from suite.harness.counting import CountingPass
 from suite.methods.attention.longheads import LongHeads, LongHeadsConfig, fill_slots, represent, slot_template
-from suite.methods.attention.selection import Shared, Site, count_read
+from suite.methods.attention.selection import Shared, Site
+from suite.methods.attention.spans import count_read
 from suite.models.attention import DenseAttention, Step
 from suite.models.rope import Rope, rotate
 from tests.methods.support import CONFIG, LargestTensor, logits_of, project, run_layer, selected, tiny_model

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from kernels.decode_layer import Tables
-from suite.methods.attention.selection import Plan, Selection, Site, count_read, read_spans, stack
+from suite.methods.attention.selection import Plan, Selection, Site, read_spans
+from suite.methods.attention.spans import count_read, stack
 from suite.methods.base import Generator, Method, MethodConfig
 from suite.models.attention import DenseAttention, Step, causal_attention, store_rotated
 from suite.models.cache import KVCache
@@ -113,6 +114,11 @@ class AttentionMethod(Method):
     def sharpen(self, seen: Tensor) -> Tensor | None:
         """Factor on the logits of queries that have seen `seen` [...] tokens, their own included; `None` is 1."""
         return None
+
+    def sharpens(self, seen: Tensor) -> bool:
+        """Whether any of these factors is another one."""
+        factor = self.sharpen(seen)
+        return factor is not None and bool((factor != 1).any())
 
     def evict(self, cache: KVCache, counts: Sequence[int]) -> None:
         """Before a pass over `counts` new tokens per row: give back what no later query will read."""
@@ -225,7 +231,7 @@ class SelectedAttention(MeteredAttention):
         dense = [seen < self._method.dense_until for seen in step.cache.seen]
         if all(dense) and not self._method.key_period:
             return not self._learns
-        if any(dense) or self.config.windows or self._sharpens(step):
+        if any(dense) or self.config.windows or self._method.sharpens(step.positions + 1):
             return False
         spans = self._method.ahead(step)
         if spans is None:
@@ -248,10 +254,6 @@ class SelectedAttention(MeteredAttention):
 
     def index_bytes(self) -> int:
         return self._method.index_bytes()
-
-    def _sharpens(self, step: Step) -> bool:
-        factor = self._method.sharpen(step.positions + 1)
-        return factor is not None and bool((factor != 1).any())
 
     def observe(self, layer: int, hidden: Tensor, step: Step) -> None:
         if step.queries is not None:

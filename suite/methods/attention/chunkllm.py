@@ -13,7 +13,8 @@ from torch import Tensor
 
 from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase, grow
-from suite.methods.attention.selection import Selection, spans_of, stack
+from suite.methods.attention.selection import Selection
+from suite.methods.attention.spans import spans_of, stack
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models import adapters
 from suite.models.attention import Step

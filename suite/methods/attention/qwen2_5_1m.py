@@ -12,7 +12,8 @@ from suite.methods.attention import costs
 from suite.methods.attention.base import AttentionMethod, Phase
 from suite.methods.attention.dual_chunk import DualChunk, Region, whole
 from suite.methods.attention.head_sparsity import HeadSparsity
-from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection, stack
+from suite.methods.attention.selection import Listed, Merged, Plan, Segments, Selection
+from suite.methods.attention.spans import stack
 from suite.methods.attention.vertical_slash import LAST_QUERIES, find, line_sums, region_lists
 from suite.methods.base import Card, Claim, MethodConfig, tunable
 from suite.models.attention import Step

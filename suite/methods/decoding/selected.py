@@ -15,7 +15,8 @@ from torch import Tensor
 
 from kernels.decode_layer import Tables
 from suite.methods.attention.base import AttentionMethod, SelectedAttention
-from suite.methods.attention.selection import Selection, count_read, read_spans
+from suite.methods.attention.selection import Selection, read_spans
+from suite.methods.attention.spans import count_read
 from suite.methods.decoding.tree import TokenTree
 from suite.methods.decoding.verification import Planted, TreeAttention, Watch
 from suite.models.attention import Step, store_rotated
@@ -65,7 +66,17 @@ class SelectedTree(TreeAttention):
         super().plant(cache, trees)
 
     def plain(self, step: Step) -> Tables | None:
-        return super().plain(step) if self._planted is not None and self._spans(step) is None else None
+        """Rounds are, as what a token reads is known from its place, unless queries are sharpened."""
+        if self._planted is None:
+            return None
+        positions, period, spans = self._planted.positions, self._method.key_period, self._spans(step)
+        if spans is not None and self._method.sharpens(positions + 1):
+            return None
+        tables = super().plain(step)
+        if tables is not None and spans is not None:
+            step.visible, step.turned = spans[:, 0], True
+            step.positions = positions % period if period else positions
+        return tables
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         if self._planted is None:
