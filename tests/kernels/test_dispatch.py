@@ -13,14 +13,37 @@ from kernels.rms_norm import rms_norm
 from kernels.rope import reference, rotate_and_append
 
 
-@pytest.mark.parametrize("shape", [(1, 24), (16, 24), (17, 24), (2, 3, 24), (4, 5, 24), (24,)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 24), (16, 24), (17, 24), (2, 3, 24), (4, 5, 24), (24,), (17, 64), (2, 64, 64), (129, 64)], ids=str
+)
 @pytest.mark.parametrize("options", ["", "bias", "residual", "bias residual"])
 def test_linear_is_torch_linear_for_any_shape(shape: tuple[int, ...], options: str) -> None:
-    x, weight = torch.randn(shape), torch.randn(40, 24)
+    x, weight = torch.randn(shape), torch.randn(40, shape[-1])
     bias = torch.randn(40) if "bias" in options else None
     residual = torch.randn(*shape[:-1], 40) if "residual" in options else None
     expected = F.linear(x, weight, bias) + (0 if residual is None else residual)
     torch.testing.assert_close(linear(x, weight, bias, residual), expected)
+
+
+@pytest.mark.parametrize(
+    ("level", "rows", "features", "dtype", "served"),
+    [
+        ("avx512", 128, 64, torch.float32, True),
+        ("avx512", 128, 64, torch.bfloat16, True),
+        ("avx512", 129, 64, torch.float32, False),
+        ("avx512", 17, 24, torch.float32, False),  # no whole vectors
+        ("avx512", 16, 24, torch.float32, True),
+        ("amx", 17, 64, torch.bfloat16, False),  # never measured
+        ("avx2", 17, 64, torch.float32, False),  # too few registers
+    ],
+)
+def test_many_rows_take_our_product_where_a_lane_has_a_row(level, rows, features, dtype, served, monkeypatch) -> None:
+    monkeypatch.setattr(build, "level", lambda: level)
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: True)
+    calls = []
+    monkeypatch.setattr(F, "linear", lambda *args: calls.append(args) or torch.matmul(args[0], args[1].T))
+    linear(torch.randn(rows, features).to(dtype), torch.randn(5, features).to(dtype))
+    assert (not calls) is served
 
 
 def test_linear_keeps_gradients() -> None:
