@@ -20,6 +20,7 @@ from suite.models.recipes.chain import (
     WORDS,
     Band,
     ChainEarly,
+    ChainLarge,
     ChainLong,
     dev_problems,
     encode,
@@ -116,6 +117,17 @@ def test_two_short_runs_give_equal_weights_that_load(tmp_path):
     assert hf.load(tmp_path / "a", "fp32", "a", "a test").tokenizer.encode("L0 96 NL") == [
         IDS[word] for word in ("L0", "96", "NL")
     ]
+
+
+def test_the_large_policy_is_kept_in_bf16_and_trained_in_fp32(tmp_path):
+    train(ChainLarge(replace(SHORT, steps=1, eval_every=1)), tmp_path / "large", Recorder())
+    kept = weights(tmp_path / "large")
+    assert {value.dtype for name, value in kept.items() if "norm" not in name} == {torch.bfloat16}
+    assert sum(value.numel() for value in kept.values()) > 25 * sum(
+        p.numel() for p in ChainEarly(SHORT).build().parameters()
+    )
+    assert '"dtype": "bfloat16"' in (tmp_path / "large" / "config.json").read_text()
+    assert hf.load(tmp_path / "large", "fp32", "large", "a test").decoder.dtype is torch.float32
 
 
 def test_training_ends_at_the_first_evaluation_inside_the_band(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ RECIPES = Registry(
         ),
         Entry("chain-mid", "suite.models.recipes.chain:ChainMid", "lab", "the same training later, right 30-50 %"),
         Entry("chain-strong", "suite.models.recipes.chain:ChainStrong", "lab", "the same training at its end"),
+        Entry("chain-large", "suite.models.recipes.chain:ChainLarge", "lab", "a strong policy of 29 times the weights"),
         Entry(
             "chain-long",
             "suite.models.recipes.chain:ChainLong",
