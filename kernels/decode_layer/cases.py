@@ -230,7 +230,7 @@ CASES = [
     layer_case("chain-smollm2-7", SMOLLM2, 7, 200, placed=in_a_row),
     layer_case("parts-smollm2-1", SMOLLM2, 1, 200, placed=in_parts, cut=True),
     layer_case("parts-small-6", SMALL, 6, 63, placed=in_parts),
-    layer_case("cut-gemma-3", GEMMA, 3, 63, extras=True, cut=True),
+    layer_case("cut-small-3", SMALL, 3, 63, cut=True),
     layer_case("chain-small-16", SMALL, 16, 200, placed=in_a_row),
     split_case("small-3", SMALL, 3),
     split_case("gemma-1", GEMMA, 1, extras=True),
