@@ -14,9 +14,7 @@ from kernels.gemv import reference
 from kernels.gemv.cost import gated_gemv_cost, gemv_cost
 
 MAX_ROWS = 16
-LANE_ROWS = (
-    128  # up to which the product with an x row in each lane is faster than torch's (Zen 4, 64 to 4096 features)
-)
+LANE_ROWS, LANE_FEATURES = 128, 128  # up to which, and from which on, lanes of rows are faster than torch (Zen 4)
 _F32, _BF16 = torch.float32, torch.bfloat16
 _gemv = Functions(
     "gemv",
@@ -109,10 +107,19 @@ def gated_gemv(x: Tensor, weight_gate_up: Tensor, activation: str, *, out: Tenso
     return out
 
 
-def fast(rows: int, features: int, dtype: torch.dtype) -> bool:
-    """Whether gemv is faster than torch on a CPU for so many rows, or was never measured to be slower."""
-    lanes = build.level() == "avx512" and (dtype is _F32 or build.multiplies_bf16()) and features % 32 == 0
-    return rows <= (LANE_ROWS if lanes else MAX_ROWS)
+def lanes(dtype: torch.dtype) -> bool:
+    """Whether many rows are multiplied with one in each lane: where a CPU has registers for that and no matrix unit."""
+    return build.level() == "avx512" and (dtype is _F32 or build.multiplies_bf16())
+
+
+def fast(x: Tensor) -> bool:
+    """Whether gemv is for x [..., in]: a few rows, or on a CPU as many as lanes are faster for than torch."""
+    features = x.shape[-1]
+    rows = x.numel() // max(1, features)
+    if rows <= MAX_ROWS:  # every decode step asks, and finding out what serves takes microseconds
+        return True
+    served = rows <= LANE_ROWS and features >= LANE_FEATURES and features % 32 == 0
+    return served and x.is_cpu and lanes(x.dtype)
 
 
 def linear(
@@ -131,7 +138,7 @@ def linear(
     *leading, features = x.shape
     rows = math.prod(leading)
     widens = out_dtype is not None and out_dtype is not x.dtype
-    if (widens or fast(rows, features, x.dtype)) and x.is_cpu and not _needs_grad(x, weight):
+    if (widens or fast(x)) and x.is_cpu and not _needs_grad(x, weight):
         if len(leading) == 1:
             return gemv(x, weight, residual, bias=bias, out_dtype=out_dtype)
         outputs = weight.shape[0]

@@ -50,7 +50,7 @@ WARM_SEED, TEST_SEED = 1, 0
 BATCH = 8  # of the answers that warm the tries
 EXACT = 20  # requests of at most 128 tokens in fp32
 LENGTHS = (4, 8, 16, 32, 64)
-LENGTH, BRANCH = 16, 8  # a pass over so many tokens costs as much as one over 8: 1.6 tokens' (two cores, AVX-512)
+LENGTH, BRANCH = 16, 8  # a pass over 16 tokens costs hardly more than one over 8 (AVX-512, two cores)
 
 KINDS = {"rag-copy": ("quote", "list"), "chat-open": ("questions",)}
 COLD = ("cold", "prompt only", "ngram")

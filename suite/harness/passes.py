@@ -291,6 +291,12 @@ def grid(batches: Iterable[int], lengths: Iterable[int], threads: int) -> list[P
     ]  # fmt: skip
 
 
+def _halves_alike(unit: PassUnit) -> bool:
+    """Whether the kernels of a prompt serve half of it too: no limit lies between their rows."""
+    rows = unit.batch * unit.new
+    return unit.new // 2 > MAX_ROWS and (rows <= LANE_ROWS) == (rows // 2 <= LANE_ROWS)
+
+
 def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
     """The same operator classes with other FLOPs for the same weights, keys and values.
 
@@ -306,5 +312,5 @@ def perturbed(units: Iterable[PassUnit]) -> list[PassUnit]:
         unit.model_copy(update={"new": 2 if unit.phase == "decode" else unit.new // 2, "perturbed": True})
         for unit in wanted
         if (unit.phase == "decode" and unit.tokens > 1 and 2 * unit.batch <= MAX_ROWS)
-        or (unit.phase == "prefill" and unit.part != "head" and unit.new > 2 * MAX_ROWS and unit.new // 2 != LANE_ROWS)
+        or (unit.phase == "prefill" and unit.part != "head" and _halves_alike(unit))
     ]

@@ -21,6 +21,7 @@ from suite.models.config import ModelConfig
 from suite.models.fused import layer_stack
 
 M = TypeVar("M", bound=nn.Module)
+STACK_ROWS = 64  # of a pass that may run all layers in one call; more are prefill, which has a kernel of its own
 
 
 class Linear(nn.Module):
@@ -74,9 +75,6 @@ class AttentionBlock(nn.Module):
         return q, k, v
 
 
-STACK_ROWS = 64  # of a pass that may run all layers in one call; more are prefill, which has a kernel of its own
-
-
 class MLP(nn.Module):
     """Gated feed-forward network: down(act(gate(x)) * up(x))."""
 
@@ -93,7 +91,7 @@ class MLP(nn.Module):
         """act(gate(x)) * up(x); few rows in one kernel that reads the weights once."""
         rows = x.shape[:-1].numel()
         plain = type(self.gate_up) is Linear  # and not quantised
-        if plain and gemv.fast(rows, x.shape[-1], x.dtype) and not torch.is_grad_enabled():
+        if plain and gemv.fast(x) and not torch.is_grad_enabled():
             return gemv.gated_gemv(x.reshape(rows, -1), self.gate_up.weight, self.activation).view(*x.shape[:-1], -1)
         gate_up = cast(Tensor, self.gate_up(x))
         if not torch.is_grad_enabled():
@@ -169,7 +167,8 @@ class Layers(nn.Module):
 
     def _through(self, x: Tensor, attention: Attention, step: Step) -> Tensor:
         rows = x.shape[0] * x.shape[1]
-        few = rows <= STACK_ROWS and gemv.fast(rows, self.config.hidden, x.dtype) and step is not None and step.full
+        some = rows <= gemv.MAX_ROWS or (rows <= STACK_ROWS and gemv.lanes(x.dtype))
+        few = some and step is not None and step.full
         if self._stack is not None and few and not torch.is_grad_enabled():
             return self._fused_layers(self._stack, x, attention, step)
         for index, layer in enumerate(self.layers):

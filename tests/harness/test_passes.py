@@ -110,6 +110,14 @@ def test_perturbed_units_are_those_of_the_grid_with_other_flops() -> None:
     assert {one.batch for one in found if one.phase == "decode"} == {1}  # 32 rows take another kernel
 
 
+@pytest.mark.parametrize(
+    ("batch", "tokens", "kept"), [(1, 32, False), (1, 128, True), (1, 256, False), (2, 128, False), (1, 512, True)]
+)
+def test_a_prompt_is_halved_only_where_the_same_kernels_serve(batch: int, tokens: int, kept: bool) -> None:
+    units = [unit for unit in grid([batch], [tokens], 2) if unit.phase == "prefill"]
+    assert bool(perturbed(units)) is kept
+
+
 def test_a_perturbed_part_has_the_work_the_model_gives_it(bench: PassBench) -> None:
     for part in ("linear", "attention", "head"):
         one, two = (

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from kernels import build
 from kernels.flash_decode import dense_spans, flash_decode
-from kernels.gemv import gated_gemv, gemv, linear
+from kernels.gemv import fast, gated_gemv, gemv, linear
 from kernels.rms_norm import rms_norm
 from kernels.rope import reference, rotate_and_append
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 24), (16, 24), (17, 24), (2, 3, 24), (4, 5, 24), (24,), (17, 64), (2, 64, 64), (129, 64)], ids=str
+    "shape", [(1, 24), (16, 24), (17, 24), (2, 3, 24), (4, 5, 24), (24,), (17, 128), (2, 64, 128), (129, 128)], ids=str
 )
 @pytest.mark.parametrize("options", ["", "bias", "residual", "bias residual"])
 def test_linear_is_torch_linear_for_any_shape(shape: tuple[int, ...], options: str) -> None:
@@ -26,24 +26,39 @@ def test_linear_is_torch_linear_for_any_shape(shape: tuple[int, ...], options: s
 
 
 @pytest.mark.parametrize(
-    ("level", "rows", "features", "dtype", "served"),
+    ("level", "shape", "dtype", "expected"),
     [
-        ("avx512", 128, 64, torch.float32, True),
-        ("avx512", 128, 64, torch.bfloat16, True),
-        ("avx512", 129, 64, torch.float32, False),
-        ("avx512", 17, 24, torch.float32, False),  # no whole vectors
-        ("avx512", 16, 24, torch.float32, True),
-        ("amx", 17, 64, torch.bfloat16, False),  # never measured
-        ("avx2", 17, 64, torch.float32, False),  # too few registers
+        ("avx512", (128, 128), torch.float32, True),
+        ("avx512", (2, 64, 576), torch.bfloat16, True),
+        ("avx512", (129, 128), torch.float32, False),
+        ("avx512", (17, 64), torch.float32, False),  # torch is faster for so little
+        ("avx512", (17, 144), torch.float32, False),  # no whole vectors
+        ("avx512", (16, 24), torch.float32, True),
+        ("amx", (17, 128), torch.bfloat16, False),  # never measured
+        ("avx2", (17, 128), torch.float32, False),  # too few registers
     ],
 )
-def test_many_rows_take_our_product_where_a_lane_has_a_row(level, rows, features, dtype, served, monkeypatch) -> None:
+def test_many_rows_are_for_gemv_where_a_lane_has_a_row(level, shape, dtype, expected, monkeypatch) -> None:
     monkeypatch.setattr(build, "level", lambda: level)
     monkeypatch.setattr(build, "multiplies_bf16", lambda: True)
+    assert fast(torch.zeros(shape, dtype=dtype)) is expected
+
+
+def test_bf16_rows_are_few_where_the_cpu_does_not_multiply_bf16(monkeypatch) -> None:
+    monkeypatch.setattr(build, "level", lambda: "avx512")
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: False)
+    assert not fast(torch.zeros(17, 128).bfloat16())
+    assert fast(torch.zeros(17, 128))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_linear_takes_gemv_where_it_is_fast_and_torch_elsewhere(kept, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(F, "linear", lambda *args: calls.append(args) or torch.matmul(args[0], args[1].T))
-    linear(torch.randn(rows, features).to(dtype), torch.randn(5, features).to(dtype))
-    assert (not calls) is served
+    product = F.linear
+    monkeypatch.setattr("kernels.gemv.fast", lambda x: kept)
+    monkeypatch.setattr(F, "linear", lambda *args: calls.append(args) or product(*args))
+    linear(torch.randn(40, 64), torch.randn(5, 64))
+    assert (not calls) is kept
 
 
 def test_linear_keeps_gradients() -> None:

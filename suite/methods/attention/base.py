@@ -299,8 +299,7 @@ class SelectedAttention(MeteredAttention):
                 self._counter.attention(read)
         site = self.site(layer, step)
         if len(chosen) == 1 or all(selection.elsewhere is None for selection in chosen):
-            together = chosen[0] if len(chosen) == 1 else stack(chosen)
-            return read_spans(q[:, 0], together, step.rows, site)[:, None]
+            return read_spans(q[:, 0], stack(chosen), step.rows, site)[:, None]
         each = [read_spans(q[r], s, step.rows[r : r + 1], site) for r, s in enumerate(chosen)]
         return torch.stack(each)
 

@@ -168,7 +168,7 @@ class ChunkLLM(AttentionMethod):
         if any(chunks.spans is None for chunks in self._rows):
             return None
         rows = [Selection(self._current(row, step)[0][None]) for row in range(len(self._rows))]
-        return stack(rows).spans.transpose(0, 1)
+        return stack(rows).spans.transpose(0, 1).contiguous()
 
     def _current(self, row: int, step: Step) -> tuple[Tensor, int]:
         """The spans of all layers in this step; the bytes of a choice count in the first step it serves."""

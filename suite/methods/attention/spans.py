@@ -44,7 +44,9 @@ def count_read(spans: Tensor, heads: int, kv_heads: int) -> Read:
 
 
 def stack(selections: Sequence[Selection]) -> Selection:
-    """The selections of several batch rows as one: padded with empty spans to the longest, widened to the widest S."""
+    """The selections of batch rows as one: padded with empty spans to the longest, widened to the widest S."""
+    if len(selections) == 1:
+        return selections[0]
     width = max(s.spans.shape[1] for s in selections)
     longest = max(s.spans.shape[2] for s in selections)
     rows = []

@@ -66,7 +66,7 @@ class Lookahead(DecodingMethod):
             Claim("both-sources", "prompt and answers together are better than either alone",
                   "sources are mixed by default", "ratio of tokens per pass"),
             Claim("free-rows", "up to a critical length a pass over many tokens costs about as much as one",
-                  "AntGLM-10B, A100, context 256: flat from 16 to 128 tokens", "tokens"),
+                  "AntGLM-10B, A100, context 256: flat from 16 to 128 tokens", "tokens", 16.0),
         ),
     )  # fmt: skip
     Config = LookaheadConfig
