@@ -19,7 +19,10 @@ Count = float | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Situation:
-    """Where a cost is asked for: `tokens` of context, the model's dimensions, bytes of an activation."""
+    """Where a cost is asked for: `tokens` of context, the model's dimensions, bytes of an activation.
+
+    The first `prompt` tokens are the prompt; None: all of them.
+    """
 
     tokens: Count
     layers: int
@@ -28,6 +31,7 @@ class Situation:
     kv_heads: int
     head_dim: int
     element_bytes: float = 2.0
+    prompt: Count | None = None
 
     @property
     def group(self) -> int:
@@ -42,6 +46,11 @@ class Situation:
         """The share of all (query, key) pairs of a prompt in which no query reads more than `read` tokens."""
         kept = self.share(read)
         return kept * (2 - kept)
+
+    def distinct(self, chains: int) -> Count:
+        """The share of the texts of several answers to one prompt that differs: the prompt is common to all."""
+        common = 1.0 if self.prompt is None else self.share(self.prompt)
+        return 1 - common * (1 - 1 / chains)
 
     def beyond(self, tokens: float) -> Count:
         """1 where the context is longer than this, else 0."""
@@ -74,7 +83,7 @@ class MethodCost:
     layers, with `index_flops`. Prefill keeps `prefill_kept` of its (query, key) pairs; `stored` of the cache stays.
     The layers' matrices have `weight_bits` (None: as asked for) and, per output row, `row_bytes` of table or scales.
     A pass verifies `drafted` tokens beside the newest one, which `drafter` made, or a look-up that costs nothing.
-    `vectors` layers add a steering vector; `chains` answers to one prompt are decoded together, each with its cache.
+    `vectors` layers add a steering vector; `chains` answers to one prompt are decoded together.
     """
 
     kept: Count = 1.0

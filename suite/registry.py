@@ -357,6 +357,12 @@ MODELS = Registry(
             "llama",
             "committed; workload chain, nearly always right",
         ),
+        Entry(
+            "chain-large",
+            "suite.models.loaders.lab:chain_large",
+            "llama",
+            "committed; the same with 29 times the weights",
+        ),
         Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
     ),

@@ -56,17 +56,15 @@ class Setup:
         if self.parallel.devices > 1 and self.machine.link_bytes_per_s is None:
             raise InputError(f"{self.machine.name} lists no link between devices, which several of them need.")
 
-    def execution(self, tokens: Count) -> Execution:
-        """How a pass over a context of `tokens` is executed."""
-        shape = self.shape
-        at = Situation(
-            tokens, shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, self.precision.activation
-        )
+    def execution(self, tokens: Count, prompt: Count | None = None) -> Execution:
+        """How a pass over a context of `tokens` is executed, the first `prompt` of which (None: all) are the prompt."""
+        shape, element = self.shape, self.precision.activation
+        at = Situation(tokens, shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, element, prompt)
         return Execution(self.fused, self.method(at), self.parallel)
 
-    def phases(self, batch: Count, tokens: Count) -> Phases:
-        """Prefill of `tokens` tokens per sequence, and the step that attends to as many."""
-        execution = self.execution(tokens)
+    def phases(self, batch: Count, tokens: Count, prompt: Count | None = None) -> Phases:
+        """Prefill of `tokens` tokens per sequence, and the step that attends to as many, `prompt` of the prompt."""
+        execution = self.execution(tokens, prompt)
         found = {
             "prefill": self._prefill(batch, tokens, execution),
             "decode": decode(self.shape, self.precision, batch=batch, context=tokens, execution=execution),
@@ -123,7 +121,7 @@ class Setup:
         first = self.prefill_seconds(self.phases(batch, prompt), batch)
         if generated < 2:
             return first
-        steps = replace(self, chunk=0).phases(rows, before + np.arange(1, generated))
+        steps = replace(self, chunk=0).phases(rows, before + np.arange(1, generated), before)
         decoded: Count = np.sum(self.round_seconds(steps), axis=-1)[()]
         return first + decoded / accepted
 

@@ -45,7 +45,7 @@ TEMPERATURES = (0.0, 0.6, 1.0)
 PROBLEMS, SAMPLES = 500, 16
 LONG_PROBLEMS, LONG_SAMPLES = 150, 20
 RESAMPLES = 500
-POLICIES = ("chain-early", "chain-mid", "chain-strong")
+POLICIES = ("chain-early", "chain-mid", "chain-strong", "chain-large")
 LONG = ("chain-long", "chain-long-control")
 REWARDS = ("chain-likelihood", "chain-prm", "chain-orm")
 
@@ -57,6 +57,7 @@ CLAIMS = {
         Claim("mid-right", "the middle policy is right nearly every other time", "30-50 %", "at T=1, 0-1", 0.30),
         Claim("mid-reach", "the middle policy can solve nearly all", "pass@16 at least 0.9", "pass@16, T=1, 0-1", 0.90),
         Claim("strong", "the strong policy solves nearly all", "at least 95 %", "accuracy at T=1, 0-1", 0.95),
+        Claim("large", "the large policy solves nearly all", "at least 95 %", "accuracy at T=1, 0-1", 0.95),
         Claim("length", "long thoughts are wrong more often than short ones of the same question",
               "AUC at least 0.65 (0.67 measured at slips of 0.35)", "AUC within questions", 0.65),
         Claim("length-control", "where rounds end at random, length says nothing", "AUC about 0.5",
@@ -79,7 +80,7 @@ class Answered:
 
 
 class ReasoningLab(Experiment):
-    """Eleven gates; the tables behind them are in the details."""
+    """Twelve gates; the tables behind them are in the details."""
 
     slug: ClassVar[str] = "reasoning_lab"
 
@@ -105,7 +106,8 @@ class ReasoningLab(Experiment):
         )
         details: dict[str, Any] = {"accuracy": shown, "tokens": {n: lengths(t[1.0]) for n, t in tables.items()}}
         for claim, name, temperature in (
-            ("early-right", "chain-early", 1.0), ("mid-right", "chain-mid", 1.0), ("strong", "chain-strong", 1.0)
+            ("early-right", "chain-early", 1.0), ("mid-right", "chain-mid", 1.0), ("strong", "chain-strong", 1.0),
+            ("large", "chain-large", 1.0),
         ):  # fmt: skip
             estimate = mean_estimate([float(a.right[0]) for a in tables[name][temperature]])
             yield self.finding(CLAIMS[claim], estimate, conditions, null=0.0, details=details)

@@ -11,6 +11,7 @@ import pytest
 from analysis.hardware import load_hardware
 from analysis.roofline.estimate import Setup, joules, memory, price_per_million, seconds
 from analysis.roofline.model import (
+    Execution,
     Machine,
     Operator,
     decode,
@@ -141,6 +142,16 @@ def test_chains_share_the_weights_but_not_the_cache() -> None:
     assert seconds(together) < 1.3 * seconds(alone)
     assert seconds(four.phases(1, 8192)["prefill"]) == seconds(one.phases(1, 8192)["prefill"])
     assert four.tokens_per_second(four.phases(1, 8192), 1) > 3 * one.tokens_per_second(one.phases(1, 8192), 1)
+
+
+def test_a_chat_of_chains_reads_its_prompt_once() -> None:
+    setup = Setup(LLAMA3, BF16, H100, lambda at: MethodCost(chains=4, read=at.distinct(4)))
+    expected = seconds(setup.phases(2, 1000)["prefill"])
+    for length in range(1001, 1020):
+        method = MethodCost(chains=4, read=(1000 + 4 * (length - 1000)) / (4 * length))
+        step = decode(LLAMA3, BF16, batch=2, context=length, execution=Execution(method=method))
+        expected += step_seconds(step, H100)
+    assert setup.chat_seconds(2, 1000, 20) == pytest.approx(expected)
 
 
 def test_steering_vectors_are_read_and_added() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from suite.cost import MethodCost, Situation
@@ -168,9 +170,12 @@ def test_an_ask_waits_for_nothing_else():
     assert Table().run(search) == [2]
 
 
-def test_the_roofline_is_told_how_many_chains_run_side_by_side():
+def test_the_roofline_is_told_how_many_chains_run_side_by_side_and_that_the_prompt_is_there_once():
     at = Situation(1000, CONFIG.layers, CONFIG.hidden, CONFIG.heads, CONFIG.kv_heads, CONFIG.head_dim)
-    assert BestOfN.cost(BestOfN.Config(samples=16), at) == MethodCost(chains=16)
+    best = BestOfN.Config(samples=16)
+    assert BestOfN.cost(best, at) == MethodCost(chains=16, read=1 / 16, stored=1 / 16)
+    share = (800 + 16 * 200) / 16_000
+    assert BestOfN.cost(best, replace(at, prompt=800)) == MethodCost(chains=16, read=share, stored=share)
 
 
 def test_keys_that_chains_share_are_read_once():

@@ -13,7 +13,7 @@ from scipy import stats
 from suite.experiments import reasoning_lab as table
 from suite.models.checkpoints.manifest import TrainingPlan, load_manifest
 from suite.models.loaders import hf, lab, load_model
-from suite.models.recipes import RECIPES
+from suite.models.recipes import RECIPES, chain_rewards
 from suite.models.recipes.chain import (
     IDS,
     VERDICT_WEIGHT,
@@ -26,15 +26,28 @@ from suite.models.recipes.chain import (
     encode,
     padded,
 )
-from suite.models.recipes.chain_rewards import Judged, OutcomeRecipe, auc, calibration_error, judged, scores, step_loss
+from suite.models.recipes.chain_rewards import (
+    NO_TOKEN,
+    SLIP,
+    Judged,
+    OutcomeRecipe,
+    ProcessRecipe,
+    auc,
+    calibration_error,
+    judged,
+    oracle,
+    scores,
+    slipped,
+    step_loss,
+)
 from suite.models.rewards import CLIP, LikelihoodPRM, TokenReward, step_ends, step_log_likelihoods
 from suite.models.rollout import rollout
 from suite.models.trainer import train
 from tests.training.toy import Recorder, weights
-from workloads.generators.chain import NL, RIGHT, WRONG, Problem, lines
+from workloads.generators.chain import NL, RIGHT, WRONG, Problem, is_hard, lines
 
 SHORT = TrainingPlan(steps=2, batch=4, lr=4e-3, warmup=1, weight_decay=0.1, clip=1.0, seed=5, eval_every=2)
-POLICIES = ["chain-early", "chain-mid", "chain-strong", *table.LONG, "chain-hasty"]
+POLICIES = ["chain-early", "chain-mid", "chain-strong", "chain-large", *table.LONG, "chain-hasty"]
 TASK = "arithmetic-24"
 
 
@@ -167,13 +180,57 @@ def test_a_reward_model_reads_the_trace_and_nothing_of_the_oracle(traces):
     model = TokenReward(load_model("chain-strong", "fp32").decoder)
     shown: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
-    lied = [replace(row, steps=[not step for step in row.steps], solved=not row.solved) for row in traces]
+    lied = [replace(row, labels=[not right for right in row.labels], solved=not row.solved) for row in traces]
     with torch.no_grad():
         assert torch.equal(scores(model, traces), scores(model, lied))
         assert step_loss(model, traces) != step_loss(model, lied)
         outcome = OutcomeRecipe.__new__(OutcomeRecipe)
         assert outcome.quality(model, traces) != outcome.quality(model, lied)
     assert not torch.isin(torch.cat(shown), torch.tensor([IDS[RIGHT], IDS[WRONG]])).any()
+
+
+def test_a_judged_trace_by_hand():
+    text = "5 L0 *7 NL 34 L0 34 L1 +1 NL 35 L1 35 STOP NL CAND 36 NL END ANS 35 <eos>"
+    words = text.split()
+    row = oracle(Problem(("5",), ("*7", "+1")), words)
+    assert [WORDS[i] for i in row.written] == words
+    assert "".join("ny"[right] for right in row.labels) == "yyyy" + "nnnnnn" + "yynnn" + "ynn" + "yynn"
+    assert row.steps == [True, False, False, False, False]
+    assert row.ends == [len(row.prompt) + place for place in (3, 9, 14, 17, 21)]
+    rights = ["-" if i == NO_TOKEN else WORDS[i] for i in row.corrected]
+    assert " ".join(rights) == "5 L0 *7 NL 35 L0 35 L1 +1 NL 35 L1 STOP NL - CAND 35 NL END ANS 36 -"
+    assert not row.solved
+    assert oracle(Problem(("5",), ("*7", "+1")), [*words[:-2], "36", "<eos>"]).solved
+
+
+def test_slips_are_at_hard_steps_and_the_only_errors():
+    rng = np.random.default_rng(0)
+    problems = dev_problems(TASK, 400)
+    rows = slipped(problems, rng)
+    wrong = [
+        problem.operations[place - 1]
+        for problem, row in zip(problems, rows, strict=True)
+        for place, right in enumerate(row.steps)
+        if not right
+    ]
+    assert all(map(is_hard, wrong))
+    hard = sum(is_hard(operation) for problem in problems for operation in problem.operations)
+    assert len(wrong) / hard == pytest.approx(SLIP * 96 / 97, abs=0.05)
+    assert {row.solved for row in rows if not all(row.steps)} == {False}
+
+
+def test_half_of_a_process_rewards_traces_are_its_policies_own(monkeypatch):
+    monkeypatch.setattr(chain_rewards, "slipped", lambda problems, rng: [None] * len(problems))
+    rows = ProcessRecipe(replace(SHORT, batch=8)).batch(np.random.default_rng(0))
+    assert len(rows) == 8
+    assert sum(row is None for row in rows) == 4
+
+
+def test_new_layers_of_a_process_reward_start_by_adding_nothing():
+    with torch.no_grad():
+        ids = torch.tensor([encode(dev_problems(TASK, 1)[0])])
+        begun = ProcessRecipe(SHORT).build().decoder.train_logits(ids)
+    assert torch.allclose(begun, table.policy("chain-strong").train_logits(ids), atol=1e-5)
 
 
 def test_auc_and_calibration_error_by_hand():
@@ -199,7 +256,7 @@ def test_a_committed_checkpoint_is_whole_and_of_this_recipe(name):
 
 def test_the_lab_is_small():
     paths = [path for name in (*POLICIES, *table.REWARDS) for path in (lab.CHECKPOINTS / name).iterdir()]
-    assert sum(path.stat().st_size for path in paths) < 15_000_000
+    assert sum(path.stat().st_size for path in paths) < 40_000_000
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -216,6 +273,7 @@ def test_all_policies_share_one_tokenizer(name):
         ("chain-early", TASK, (0.20, 0.40), (0.12, 0.27)),
         ("chain-mid", TASK, (0.50, 0.80), (0.35, 0.55)),
         ("chain-strong", TASK, (0.95, 1.0), (0.95, 1.0)),
+        ("chain-large", TASK, (0.95, 1.0), (0.95, 1.0)),
     ],
 )  # fmt: skip
 def test_the_policies_are_as_good_as_they_should_be(name, task, greedy, sampled):

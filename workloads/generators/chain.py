@@ -15,8 +15,9 @@ The first word of a line is the only one that takes work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -205,17 +206,32 @@ def judge(problem: Problem, written: Sequence[Words]) -> list[bool]:
     A step is right if it follows from the state its predecessor announced, so a derivation is right if all its lines
     are. A last line that is not finished is judged as far as it goes: it is right if it can still become right.
     """
-    verdicts: list[bool] = []
+    return [line == right[: len(line)] for line, right in zip(written, corrected(problem, written), strict=True)]
+
+
+def corrected(problem: Problem, written: Sequence[Words]) -> list[Words]:
+    """For every line of a trace, the right one *given the lines before it*; () behind a line nothing can follow from.
+
+    Where several are right it is the one that agrees with the line longest.
+    """
+    found: list[Words] = []
     before: Words = ()
     candidates: list[State] = []
     for line in written:
-        allowed = list(_allowed(problem, before, candidates))
-        last = len(verdicts) == len(written) - 1
-        verdicts.append(any(line == (a[: len(line)] if last else a) for a in allowed))
+        found.append(_nearest(line, _allowed(problem, before, candidates)))
         if line[0] == CAND:
             candidates.append(line[1 : 1 + len(problem.start)])
         before = line
-    return verdicts
+    return found
+
+
+def _nearest(line: Words, allowed: Iterable[Words]) -> Words:
+    """The first of those that agree with the line longest."""
+
+    def agreement(right: Words) -> int:
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(line, right, strict=False)))
+
+    return max(allowed, key=agreement, default=())
 
 
 def _allowed(problem: Problem, before: Words, candidates: Sequence[State]) -> Iterator[Words]:

@@ -62,8 +62,9 @@ class SearchMethod(Method):
 
     @staticmethod
     def cost(config: Any, at: Situation) -> MethodCost:
-        """`samples` chains side by side, each with a cache: shared pages and the verifier's passes are left out."""
-        return MethodCost(chains=config.samples)
+        """`samples` chains side by side behind one prompt. Later forks and the verifier's passes are left out."""
+        distinct = at.distinct(config.samples)
+        return MethodCost(chains=config.samples, read=distinct, stored=distinct)
 
     @abstractmethod
     async def search(self, policy: Policy, verifier: Verifier, config: Any) -> Answer:

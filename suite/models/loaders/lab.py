@@ -49,6 +49,7 @@ def _committed(name: str, dtype: Dtype) -> LanguageModel:
 chain_early = partial(_committed, "chain-early")
 chain_mid = partial(_committed, "chain-mid")
 chain_strong = partial(_committed, "chain-strong")
+chain_large = partial(_committed, "chain-large")
 chain_long = partial(_committed, "chain-long")
 chain_long_control = partial(_committed, "chain-long-control")
 chain_hasty = partial(_committed, "chain-hasty")
