@@ -363,6 +363,12 @@ MODELS = Registry(
             "llama",
             "committed; the same with 29 times the weights",
         ),
+        Entry(
+            "chain-string",
+            "suite.models.loaders.lab:chain_string",
+            "llama",
+            "committed; workload chain, letters change places, right 35-45 % of the time",
+        ),
         Entry("lab-long", "suite.models.loaders.lab:lab_long", "llama", "committed; lab-longbench, context 512"),
         Entry("lab-recall", "suite.models.loaders.lab:lab_recall", "llama", "committed; key-value recall, context 128"),
     ),
