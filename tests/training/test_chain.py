@@ -226,6 +226,21 @@ def test_half_of_a_process_rewards_traces_are_its_policies_own(monkeypatch):
     assert sum(row is None for row in rows) == 4
 
 
+def test_a_process_reward_is_taught_what_is_right_at_every_token(traces, monkeypatch):
+    recipe, model = ProcessRecipe(SHORT), TokenReward(load_model("chain-strong", "fp32").decoder)
+    rows = traces[:8]
+    flipped = [replace(row, labels=[not right for right in row.labels]) for row in rows]
+    early = [replace(row, labels=[not row.labels[0], *row.labels[1:]]) for row in rows]  # no step ends there
+    other = [replace(row, corrected=row.corrected[::-1]) for row in rows]
+    hidden = [replace(row, solved=not row.solved) for row in rows]
+    losses = []
+    for shown in (rows, flipped, early, other, hidden):
+        monkeypatch.setattr(recipe, "batch", lambda rng, shown=shown: shown)
+        losses.append(float(recipe.loss(model, np.random.default_rng(0))))
+    assert losses[4] == losses[0]
+    assert len(set(losses)) == 4
+
+
 def test_new_layers_of_a_process_reward_start_by_adding_nothing():
     with torch.no_grad():
         ids = torch.tensor([encode(dev_problems(TASK, 1)[0])])
