@@ -9,11 +9,11 @@ from pathlib import Path
 from suite.commands.output import interval, print_json, stderr, table
 from suite.commands.stores import open_store
 from suite.errors import InputError
+from suite.experiments import EXPERIMENTS
 from suite.harness import machine
 from suite.harness import threads as thread_pool
 from suite.harness.measurement import Finding
 from suite.harness.store import Store
-from suite.registry import EXPERIMENTS
 
 
 def reproduce(slugs: Sequence[str], everything: bool, threads: int, store_file: Path | None, as_json: bool) -> int:

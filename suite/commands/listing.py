@@ -10,6 +10,7 @@ from typing import Any
 from suite import registry
 from suite.commands.output import print_json, table
 from suite.errors import InputError
+from suite.experiments import EXPERIMENTS
 
 Row = dict[str, Any]
 
@@ -102,5 +103,5 @@ _LISTS: dict[str, Callable[[], list[Row]]] = {
     "hardware": _hardware,
     "shapes": _shapes,
     "kernels": _kernels,
-    "claims": _entries(registry.EXPERIMENTS),
+    "claims": _entries(EXPERIMENTS),
 }

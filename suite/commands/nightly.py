@@ -27,12 +27,12 @@ from suite.commands.rotation import CUT_OFF, Deadline, Rotation
 from suite.commands.stores import open_store
 from suite.commands.sweep_spec import SweepRun, read_spec
 from suite.errors import InputError, NothingMeasuredError, StoppedError, SuiteError
+from suite.experiments import EXPERIMENTS
 from suite.harness import machine
 from suite.harness.history import HISTORY_NAME, History, Observation, Turn
 from suite.harness.measurement import UnitResult
 from suite.harness.plan import parse_budget
 from suite.harness.store import Store, now
-from suite.registry import EXPERIMENTS
 
 if TYPE_CHECKING:
     from analysis.regression import Verdict

@@ -20,8 +20,9 @@ from analysis.taxonomy import (
     taxonomy,
 )
 from suite.errors import InputError
+from suite.experiments import EXPERIMENTS
 from suite.place import Place
-from suite.registry import EXPERIMENTS, METHODS, Entry
+from suite.registry import METHODS, Entry
 from tests.analysis.factory import longbench_units, sample, unit
 
 BUILTIN = [name for name, entry in METHODS.items() if entry.family != "plug-in"]
