@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from analysis.roofline.model import Machine
     from analysis.roofline.operators import Precision
     from analysis.roofline.shape import ModelShape
-    from suite.models.config import ModelConfig
 
 
 def calibrate_machine(threads: int, store_file: Path | None, as_json: bool) -> int:
@@ -75,18 +74,9 @@ def model_shape(name: str) -> ModelShape:
     if not loadable:
         return load_preset(name, also=MODELS)
     from suite.models.loaders import load_model
+    from suite.shapes import shape_of
 
     return shape_of(load_model(name, "bf16").config)
-
-
-def shape_of(config: ModelConfig) -> ModelShape:
-    """What the analytic model needs of a model's config."""
-    from analysis.roofline.shape import ModelShape
-
-    return ModelShape(
-        config.layers, config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocab,
-        config.tied, config.windows,
-    )  # fmt: skip
 
 
 def read_precision(bits: str) -> Precision:

@@ -14,8 +14,9 @@ import numpy as np
 
 from suite.commands.output import number, print_json, stdout, table
 from suite.commands.roofline import model_shape, read_precision, target_machine
-from suite.commands.wishes import named_options, numbers, workload_options
+from suite.commands.wishes import numbers, workload_options
 from suite.cost import Count, MethodCost, Situation
+from suite.harness.options import named_options
 
 if TYPE_CHECKING:
     from analysis.roofline.estimate import Phases, Setup

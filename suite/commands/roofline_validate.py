@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite.commands.calibration import ensure_calibration
 from suite.commands.output import number, print_json, progress_bar, stderr, stdout, table
-from suite.commands.roofline import read_precision, shape_of
+from suite.commands.roofline import read_precision
 from suite.commands.stores import open_store
 from suite.commands.wishes import numbers
 from suite.errors import InputError, NothingMeasuredError
@@ -20,6 +20,7 @@ from suite.harness.measurement import Validation
 from suite.harness.plan import parse_budget
 from suite.harness.progress import Progress
 from suite.harness.store import Store, now
+from suite.shapes import shape_of
 from suite.spec import Dtype
 
 if TYPE_CHECKING:

@@ -110,7 +110,7 @@ def model_cost(model: LanguageModel) -> ModelCost:
     """The analytic roofline's FLOPs and bytes of the passes a phase made, at the retention it was seen with."""
     from analysis.roofline import predict
     from analysis.roofline.operators import Precision
-    from suite.commands.roofline import shape_of
+    from suite.shapes import shape_of
 
     bits = 16 if model.dtype == "bf16" else 32
     return predict.model_cost(shape_of(model.config), Precision.of_bits(bits, bits, bits))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import InputError
+from suite.harness.options import named_options, pair
 from suite.harness.plan import Wishes
 from suite.registry import METHODS
 from suite.spec import MethodSpec, Protocol, Sampling
@@ -63,7 +64,7 @@ class RunOptions:
 
 def workload_options(settings: Sequence[str], data: Path | None) -> dict[str, Any]:
     """A workload's options from `--set name=value` and `--data`."""
-    options: dict[str, Any] = dict(_pair(text, "--set") for text in settings)
+    options: dict[str, Any] = dict(pair(text, "--set") for text in settings)
     if data is not None:
         options["data"] = data
     return options
@@ -84,12 +85,6 @@ def method(text: str, kv_budget: int) -> MethodSpec:
     return MethodSpec(name=name, options={**budgets, **given})
 
 
-def named_options(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of `name` or `name:option=value,...`."""
-    name, _, rest = text.partition(":")
-    return name, dict(_pair(part, f"--method {name}") for part in rest.split(",") if rest)
-
-
 def numbers(text: str, option: str) -> list[int]:
     """The whole numbers above 0 of a comma-separated list, each once."""
     try:
@@ -99,13 +94,6 @@ def numbers(text: str, option: str) -> list[int]:
     if not found or min(found) < 1:
         raise InputError(f"{option} {text!r} is no list of whole numbers above 0; write for example 1,4,16.")
     return list(dict.fromkeys(found))
-
-
-def _pair(text: str, owner: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError(f"{owner} {text!r} is not of the form name=value.")
-    return name.strip(), value.strip()
 
 
 def _sampling(temperature: float, top_k: int, top_p: float) -> Sampling:

@@ -16,13 +16,12 @@ from typing import Any, ClassVar
 import torch
 
 from analysis.statistics import mean_estimate
-from suite.commands.wishes import named_options
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.thinking import differences
 from suite.harness.contender import Contender
 from suite.harness.measurement import Finding
 from suite.harness.meter import RequestMeter
-from suite.harness.options import make_workload
+from suite.harness.options import make_workload, named_options
 from suite.methods.base import Claim
 from suite.models.loaders import load_model
 from suite.spec import MethodSpec, WorkloadSpec

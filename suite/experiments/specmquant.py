@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 
 from analysis.statistics import Estimate, mean_estimate, paired_ratio
-from suite.commands.roofline import shape_of
 from suite.experiments.base import Experiment, Workbench
 from suite.experiments.drafting import (
     CONTEXT,
@@ -53,6 +52,7 @@ from suite.methods.decoding.eagle import Eagle
 from suite.methods.decoding.specmquant import MiddleFigures, SpecMQuant
 from suite.models.language_model import LanguageModel
 from suite.models.loaders import load_model
+from suite.shapes import shape_of
 
 TESTS, TEST_SEED = 16, 0
 EXACT = 12  # requests of 128 tokens in fp32 at each precision

@@ -23,6 +23,20 @@ Config = TypeVar("Config", bound=BaseModel)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+def named_options(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of `name` or `name:option=value,...`."""
+    name, _, rest = text.partition(":")
+    return name, dict(pair(part, f"--method {name}") for part in rest.split(",") if rest)
+
+
+def pair(text: str, owner: str) -> tuple[str, str]:
+    """Name and value of `name=value`; the error names the option's owner."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"{owner} {text!r} is not of the form name=value.")
+    return name.strip(), value.strip()
+
+
 def method_config(spec: MethodSpec) -> MethodConfig:
     """The validated config of a method; imports the method's module, but no model."""
     kind: type[MethodConfig] = METHODS.load(spec.name).Config
