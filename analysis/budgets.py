@@ -1,8 +1,8 @@
 """Accuracy against cost: curves of methods over their sizes, and what two of them differ by at one budget.
 
 The default reading is at equal generated tokens, then at equal sequential tokens, then at equal size (`_verifiers.md`,
-section 4). Intervals come from a bootstrap over questions, the same ones for both methods. Between two sizes accuracy
-is interpolated linearly in log2 of the budget; outside a curve nothing is said.
+section 4). Intervals come from a bootstrap over questions: the same ones for both methods, their accuracy and what they
+spent. Between two sizes accuracy is interpolated linearly in log2 of the budget; outside a curve nothing is said.
 """
 
 from __future__ import annotations
@@ -45,11 +45,15 @@ class Curve:
         """[Q, P]: one field of the outcomes."""
         return np.array([[getattr(one, name) for one in row] for row in self.outcomes], dtype=np.float64)
 
-    def budgets(self, budget: Budget) -> FloatArray:
-        """[P]: the size itself, or mean tokens for each question."""
+    def spent(self, budget: Budget) -> FloatArray:
+        """[Q, P]: what each question took of a budget; of sizes, the size itself."""
         if budget == "size":
-            return np.array(self.sizes, dtype=np.float64)
-        means: FloatArray = self.figures(budget).mean(axis=0)
+            return np.tile(np.array(self.sizes, dtype=np.float64), (len(self.outcomes), 1))
+        return self.figures(budget)
+
+    def budgets(self, budget: Budget) -> FloatArray:
+        """[P]: the means over questions."""
+        means: FloatArray = self.spent(budget).mean(axis=0)
         return means
 
     def points(self) -> list[Point]:
@@ -94,8 +98,9 @@ def budget_ratio(base: Curve, method: Curve, budget: Budget, at: int = -1) -> Es
     draws = np.random.default_rng(statistics.SEED).multinomial(
         questions, np.full(questions, 1 / questions), size=statistics.RESAMPLES
     )
-    means, targets = draws @ curves / questions, draws @ goals / questions
-    ratios = [theirs / _reaching(row, budgets, float(goal)) for row, goal in zip(means, targets, strict=True)]
+    columns = (base.spent(budget)[:, at], curves, method.spent(budget), goals)
+    resampled = zip(*(draws @ column / questions for column in columns), strict=True)
+    ratios = [spent / _reaching(accuracy, needed, float(goal)) for spent, accuracy, needed, goal in resampled]
     tail = 50 * (1 - statistics.CONFIDENCE)
     low, high = np.percentile(ratios, tail), np.percentile(ratios, 100 - tail)
     return Estimate(value, float(low) or None, float(high), questions, _note(value, theirs, budgets, ratios))

@@ -46,6 +46,23 @@ def test_difficulty_that_both_share_cancels_and_other_does_not() -> None:
     assert ratio.low < 3.9 < 4.1 < ratio.high
 
 
+def test_what_questions_cost_is_resampled_too() -> None:
+    """Both are right on the same questions: all that is uncertain is what they spend."""
+    costs = np.random.default_rng(0).exponential(1000.0, (400, 2))
+    right = [float(index % 2) for index in range(400)]
+    base, method = (
+        Curve(
+            "made", (1,), tuple((Outcome(share, cost, cost, cost),) for share, cost in zip(right, column, strict=True))
+        )
+        for column in costs.T
+    )
+    ratio = told(budget_ratio(base, method, "gen_tokens"))
+    assert ratio.value == pytest.approx(costs[:, 0].mean() / costs[:, 1].mean())
+    spread = 1.96 * math.sqrt(2 / 400)  # of the ratio of two means whose deviation is as large as they are
+    assert ratio.low == pytest.approx(ratio.value * (1 - spread), rel=0.05)
+    assert ratio.high == pytest.approx(ratio.value * (1 + spread), rel=0.05)
+
+
 def test_an_accuracy_that_is_never_reached_has_no_ratio() -> None:
     assert budget_ratio(drawn([0.9], [100]), drawn([0.4, 0.6], [200, 800]), "gen_tokens") is None
 
