@@ -6,7 +6,7 @@ suffice, and the size is the budget of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -37,6 +37,10 @@ class AStarExperiment(Experiment):
     """As printed and with re-opening, against particle filtering and best of n."""
 
     slug: ClassVar[str] = "astar_decoding"
+    shortfalls: ClassVar[Mapping[str, str]] = {
+        "printed": "while a right state is open it costs what as many particles do; when none is left it goes through "
+        "all the wrong ones, whose scores hardly differ. It would hold where states may go on again",
+    }
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)

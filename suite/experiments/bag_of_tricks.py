@@ -7,7 +7,7 @@ the paper's defaults. Temperature and top-p are chosen on other questions than t
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +50,19 @@ CLAIMS = (
     Claim("tree", "tree search is better than step-level choice", "MCTS against step-level best of N", "points", 0.0),
 )  # fmt: skip
 
+NOTHING_LEFT = "16 samples hold hardly a right chain that best of N does not find at its end"
+SHORTFALLS = {
+    "temperature": "a vote of 16 hardly depends on it near the default; it would hold where the default is far off",
+    "top-p": "a vote of 16 hardly depends on it near the default; it would hold where the default is far off",
+    "self-evaluation": "these policies are sure where they are right; it is said of models that are asked in words",
+    "rewards": "both rewards tell right from wrong (AUC above 0.97); of an outcome reward with AUC 0.70 the gap was 25 "
+    "points",
+    "inflation": "flips hit right and wrong steps alike, so a flawless score is still four times as likely for a right "
+    "chain; it would hold under a reward that likes certain errors (card: 55 to 26 % at AUC 0.61)",
+    "steps": f"{NOTHING_LEFT}; it would hold where whole samples are seldom right (particle filtering on chain-early)",
+    "tree": f"{NOTHING_LEFT}, and no step needs a look ahead; it would hold where early steps are judged badly",
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -68,6 +81,7 @@ class BagOfTricksExperiment(Experiment):
     """The whole sweep, then one row for each direction; the table is in the details of the first row."""
 
     slug: ClassVar[str] = "bag_of_tricks"
+    shortfalls: ClassVar[Mapping[str, str]] = SHORTFALLS
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)

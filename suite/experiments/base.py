@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,9 +24,14 @@ class Workbench:
 
 
 class Experiment(ABC):
-    """The small experiment of one card."""
+    """The small experiment of one card.
+
+    `shortfalls`: by claim, why it does not hold here, or not to its full size, and where it would. A row says so only
+    where that is what was measured.
+    """
 
     slug: ClassVar[str]
+    shortfalls: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def findings(self, bench: Workbench) -> Iterator[Finding]:
@@ -44,6 +49,8 @@ class Experiment(ABC):
         details: dict[str, Any] | None = None,
     ) -> Finding:
         """One row of the ledger with the verdict of `analysis.claims.judge`."""
+        verdict = judge(estimate, claim.target, direction=direction, null=null)
+        short = self.shortfalls.get(claim.id, "") if verdict in ("partly", "not reproduced") else ""
         return Finding(
             slug=self.slug,
             claim=f"{claim.id}: {claim.text}",
@@ -53,8 +60,8 @@ class Experiment(ABC):
             low=estimate.low if estimate else None,
             high=estimate.high if estimate else None,
             unit=claim.unit,
-            verdict=judge(estimate, claim.target, direction=direction, null=null),
-            reason=reason or (estimate.note if estimate else ""),
+            verdict=verdict,
+            reason="; ".join(said for said in (reason, short, estimate.note if estimate else "") if said),
             command=f"python -m suite reproduce {self.slug}",
             details=details or {},
             machine_id=machine.machine_id(),

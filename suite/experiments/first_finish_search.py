@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import fmean
@@ -68,6 +68,12 @@ class FirstFinishExperiment(Experiment):
     """All figures for n = 8, at the same n for every method."""
 
     slug: ClassVar[str] = "first_finish_search"
+    shortfalls: ClassVar[Mapping[str, str]] = {
+        "beam": "a slip is a rare token, so the policy's own probability finds the chains without one; it would hold "
+        "where errors are as likely as what is right",
+        "forcing": "one greedy chain of these short thoughts is less than what eight chains take until the first has "
+        "ended; it would hold where the budget that is forced is several times as long as a chain",
+    }
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)

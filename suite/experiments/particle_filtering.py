@@ -6,7 +6,7 @@ equal depth methods are compared at equal samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +44,11 @@ class ParticleFilteringExperiment(Experiment):
     """The early policy has most room for search; the middle one shows what becomes of a gain."""
 
     slug: ClassVar[str] = "particle_filtering"
+    shortfalls: ClassVar[Mapping[str, str]] = {
+        "rate": "the easier the problems, the sooner best of n is right as well: the ratio grows with n, by size above",
+        "robust": "scores are multiplied, so a step that is scored wrongly is lost for good, to particles as to beams; "
+        "it would hold where errors are small, or of one step only",
+    }
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:
         torch.set_num_threads(bench.threads)
