@@ -98,6 +98,12 @@ def test_ties_go_by_the_rule(search, tie, said):
     assert ledger.extra["tied"] == 1
 
 
+def test_in_a_tie_a_class_is_as_short_as_its_shortest_member(search):
+    scripts = [plain("a", 20, 5), plain("b", 60, 5), plain("c", 30, 6), plain("d", 40, 6)]
+    answer, _ = search(SelfConsistency, scripts, samples=4, tie="shortest")
+    assert answer.trace.text.endswith("5")
+
+
 def test_random_ties_go_either_way_and_always_the_same_way(search):
     said = [
         search(SelfConsistency, [plain(f"a{i}", 30, 5), plain("b", 20, 6)], samples=2, tie="random")[0].trace.text[-1]
@@ -143,6 +149,13 @@ def test_two_answers_of_two_are_the_shortest_chain_s(search):
     assert answer.trace.text.endswith("2")
     assert ledger.extra["tied"] == 1
     assert len(answer.pool) == 2
+
+
+def test_a_tie_goes_to_the_shortest_thinking_whatever_the_answers_take(search):
+    scripts = [chain("a", 20, "1234567890123456789"), chain("b", 25, 2)]
+    answer, ledger = search(ShortMAtK, scripts, closing=CLOSE, samples=2, m=2)
+    assert answer.trace.text.startswith("a")
+    assert ledger.extra["tied"] == 1
 
 
 def test_the_m_vote_and_nobody_else_does(search):

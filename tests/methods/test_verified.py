@@ -11,7 +11,7 @@ from suite.methods.search.astar_decoding import AStarConfig, AStarDecoding, edge
 from suite.methods.search.beam_search import BeamSearch
 from suite.methods.search.best_of_n import BestOfN
 from suite.methods.search.dvts import DVTS
-from suite.methods.search.frontier import Node
+from suite.methods.search.frontier import Frontier, Node
 from suite.methods.search.mcts import MCTS
 from suite.methods.search.parallel_tempering import ParallelTempering
 from suite.methods.search.particle_filtering import Cloud, ParticleFiltering, weights
@@ -232,6 +232,19 @@ def test_astar_batched_draws_for_several_states_at_once():
     assert narrow.ledger.extra["back_jump_rate"] == 0
 
 
+def test_a_goal_is_popped_alone():
+    root = Trace(Problem("p", "", (1,), 9))
+    better, goal = (
+        Node(Trace(root.problem, root, (place,), "", (0.0,), end), r, 0.0)
+        for place, (end, r) in enumerate(((None, 0.9), ("eos", 0.8)))
+    )
+    frontier = Frontier(0.0, None)
+    for node in (goal, better):
+        frontier.push(node)
+    assert frontier.pop(2) == [better]
+    assert frontier.pop(2) == [goal]
+
+
 def test_beam_draws_all_its_rows_at_every_depth():
     tree = Tree(lambda where: 1 / (2 + sum(where)))
     answer = tree.search(BeamSearch(), samples=8, beams=2)
@@ -247,6 +260,18 @@ def test_what_finished_waits_beside_the_beam():
     assert len(answer.pool) > 1
     assert all((0,) not in parents for parents in tree.drawn)
     assert [len(set(parents)) for parents in tree.drawn] == [1, 1, 2, 2]  # nor does it take a place of the beam
+
+
+def test_a_beam_holds_no_step_twice():
+    tree = Tree(lambda where: 1 / (2 + sum(where)), siblings=2)
+    tree.search(BeamSearch(), samples=4, beams=2)
+    assert [len(set(parents)) for parents in tree.drawn] == [1, 2, 2, 2]
+
+
+def test_a_beam_out_of_steps_answers_with_what_finished():
+    tree = Tree(lambda where: 0.4 if where == (1,) else 0.8, ends=lambda where: where == (1,))
+    answer = tree.search(BeamSearch(), samples=2, beams=2, steps=2)
+    assert path(answer.trace) == (1,)
 
 
 def test_trees_of_dvts_do_not_mix():
