@@ -20,6 +20,8 @@ FIGURES = {
     "judge_calls": "search_judge_calls",
     "samples": "search_samples",
     "cancelled": "search_cancelled",
+    "flops": "search_flops",
+    "verifier_flops": "search_verifier_flops",
 }
 """Fields of `SearchFigures` and the metrics they become: means over the requests; None where one request's is."""
 

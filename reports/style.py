@@ -22,6 +22,11 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
     return {BASELINE: NEUTRAL, **dict(zip(others, itertools.cycle(PALETTE), strict=False))}
 
 
+def giga(value: float | None) -> str:
+    """Billions of something."""
+    return number(None if value is None else value / 1e9)
+
+
 def percent(value: float | None) -> str:
     """A fraction as a percentage: 38%, 4.2%."""
     if value is None:

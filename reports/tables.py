@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analysis.comparison import Comparison
 from analysis.wording import NONE, number, signed
-from reports.style import interval, percent, size
+from reports.style import giga, interval, percent, size
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ _SAMPLES = metric("search_samples", number, _other("{} called off", "search_canc
 _SEQUENTIAL = metric("search_sequential_depth", number, _other("{} drawn tokens/s", "search_throughput"))
 _PROMPTS = metric("search_prefilled_tokens", number, _other("of {}", "search_prompt_tokens"))
 _VERIFIED = metric("search_verifier_passes", number, _other("{} tokens", "search_verifier_tokens"))
+_WORK = metric("search_flops", giga, _other("{} verifier", "search_verifier_flops", giga))
 
 SEARCHING: Sequence[Column] = (
     Column("Tokens drawn", "per request, those that nobody reads again included; their share", _DRAWN),
@@ -168,6 +169,7 @@ SEARCHING: Sequence[Column] = (
     Column("Depth", "longest chain of decode steps that depend on each other; tokens drawn per second", _SEQUENTIAL),
     Column("Prefilled", "prompt and text tokens computed after reuse; those that the pieces stand behind", _PROMPTS),
     Column("Verified", "prefixes scored per request; tokens fed for that", _VERIFIED),
+    Column("GFLOP", "computed by the policy per request; by the verifier", _WORK),
 )
 """Beside them where somebody searches."""
 

@@ -121,6 +121,7 @@ class SearchFigures:
     `prompt_logical` and `prefilled`: prompt and prefix tokens that the samples stood behind, and those computed after
     reuse (None: the engine does not say). `verifier_passes`: scored prefixes; `verifier_tokens` fed for them.
     `judge_calls`: questions to a judge. `samples`: pieces drawn; `cancelled`: those called off before their end.
+    `flops`: those of the policy's passes (None: the engine does not say what it computed), and `verifier_flops`.
     `extra`: a method's own counts.
     """
 
@@ -133,6 +134,8 @@ class SearchFigures:
     judge_calls: int = 0
     samples: int = 0
     cancelled: int = 0
+    flops: float | None = None
+    verifier_flops: float = 0.0
     extra: dict[str, float] = field(default_factory=dict)
 
 

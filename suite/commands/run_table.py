@@ -21,6 +21,10 @@ class _Extra(NamedTuple):
     show: Callable[[float | None], str]
 
 
+def _giga(value: float | None) -> str:
+    return number(None if value is None else value / 1e9)
+
+
 _EXTRAS = (
     _Extra("prefill_density", "prefill read", 1.0, number),
     _Extra("tau", "tau", 1.0, number),
@@ -38,6 +42,8 @@ _SEARCHES = (
     _Extra("search_prefilled_tokens", "prefilled", 0.0, number),
     _Extra("search_verifier_passes", "verified", 0.0, number),
     _Extra("search_verifier_tokens", "verifier tok", 0.0, number),
+    _Extra("search_flops", "GFLOP", 0.0, _giga),
+    _Extra("search_verifier_flops", "verifier GFLOP", 0.0, _giga),
     _Extra("search_cancelled", "called off", 0.0, number),
 )
 """What searches cost per request: a table of their own, as the first one is as wide as a terminal."""

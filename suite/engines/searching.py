@@ -44,6 +44,7 @@ class EngineSampler:
         self._salt = uuid4().hex
         self._hits_before = self._hits()
         self._prompts: Counter[int] = Counter()
+        self._requests: Counter[int] = Counter()
 
     def prefill(self, roots: Sequence[Trace]) -> None:
         """Nothing: the engine reads a prompt with what it draws behind it."""
@@ -57,7 +58,9 @@ class EngineSampler:
         known = alone and hits is not None and self._hits_before is not None
         for ledger in ledgers:
             found = round((hits or 0.0) - (self._hits_before or 0.0))
-            ledger.prefill(self._prompts[id(ledger)] - found if known else None)
+            computed = self._prompts[id(ledger)] - found if known else None
+            ledger.prefill(computed)
+            ledger.compute(None if computed is None else self._prompt_flops(ledger, computed))
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask. Of rows called off, what the engine had sent until then is theirs."""
@@ -68,7 +71,14 @@ class EngineSampler:
         for ask, group in zip(asked, groups, strict=True):
             lengths, contexts = [row.made for row in group], [len(row.before) for row in group]
             ask.ledger.sampled(lengths, contexts, sum(row.cancelled for row in group))
+            pieces = zip(lengths, contexts, strict=True)
+            ask.ledger.compute(sum(self._model.config.flops(max(0, length - 1), context) for length, context in pieces))
         return [[row.child(self._model) for row in group] for group in groups]
+
+    def _prompt_flops(self, ledger: Ledger, computed: int) -> float:
+        """The ends of prompts, as if all were equally long and found to the same part."""
+        count, asked = self._requests[id(ledger)], self._prompts[id(ledger)]
+        return count * self._model.config.flops(computed / count, (asked - computed) / count)
 
     def write(self, asked: Sequence[Writing]) -> list[Trace]:
         """Texts put behind traces: they are part of the next request's prompt, and counted with it."""
@@ -93,6 +103,7 @@ class EngineSampler:
         prompts, before = [self._prompt(row) for row in rows], [row.made for row in rows]
         for row, prompt in zip(rows, prompts, strict=True):
             self._prompts[id(row.asked.ledger)] += len(prompt.ids)
+            self._requests[id(row.asked.ledger)] += 1
         for chunk in self._engine.stream(prompts):
             row = rows[chunk.index]
             row.made += len(chunk.token_ids)

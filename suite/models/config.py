@@ -94,6 +94,17 @@ class ModelConfig:
         """FLOPs of one query and one key in all heads of all layers."""
         return 4 * self.layers * self.heads * self.head_dim
 
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that every token is multiplied with: the matrices of all layers, and the head."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate) + self.hidden * self.vocab
+
+    def flops(self, tokens: float, behind: float) -> float:
+        """FLOPs of feeding `tokens` tokens behind `behind` others, all with logits (`_verifiers.md`, section 4)."""
+        pairs = tokens * behind + tokens * (tokens + 1) / 2
+        return 2 * self.matrix_weights * tokens + self.attention_flops_per_pair * pairs
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes of keys and values that one token adds to a full cache, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes

@@ -93,8 +93,29 @@ def test_the_same_pieces_as_the_native_sampler(engine: Engine, model: LanguageMo
     for one, other in zip(ours[0], theirs[0], strict=True):
         assert one.depth > 2
         assert one.all_logprobs == pytest.approx(other.all_logprobs, abs=1e-3)
-    assert replace(ledger, prefilled=0) == replace(expected, prefilled=0)
+    assert replace(ledger, prefilled=0, flops=0) == replace(expected, prefilled=0, flops=0)
     assert ledger.generated > 0
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_an_engine_computed_is_known_where_it_counts_what_it_found(counts: bool, model, monkeypatch) -> None:
+    """Two pieces of 5 tokens behind the prompt, two more behind these; 21 tokens of the four prompts were found."""
+    found = iter((100.0, 121.0))
+
+    async def pieces(policy):
+        return await policy.finish(await policy.finish([policy.root] * 2, most=5), most=5)
+
+    with NativeEngine(LAB, 1, Limits(generate_s=60)) as engine:
+        monkeypatch.setattr(engine, "metrics", lambda: {"prefix_cache_hits": next(found)} if counts else {})
+        _, [ledger] = search(EngineSampler(engine, model), pieces)
+    if not counts:
+        assert (ledger.prefilled, ledger.flops) == (None, None)
+        return
+    flops, length = model.config.flops, len(IDS)
+    asked = 2 * length + 2 * (length + 5)
+    assert ledger.prefilled == asked - 21
+    drawn = 2 * flops(4, length) + 2 * flops(4, length + 5)
+    assert ledger.flops == pytest.approx(drawn + 4 * flops((asked - 21) / 4, 21 / 4))
 
 
 def test_a_stop_text_ends_a_trace_with_its_token(engine: Engine, model: LanguageModel) -> None:

@@ -69,6 +69,7 @@ def test_yes_or_no_is_a_prefill_and_nothing_is_written(model):
     yes, no = (sum(said[ord(letter)] for letter in letters) for letters in ("Yy", "Nn"))
     assert score == pytest.approx(float(yes / (yes + no)), abs=1e-4)
     assert (ledger.judge_calls, ledger.verifier_tokens, ledger.generated) == (1, len(ids), 0)
+    assert ledger.verifier_flops == model.config.flops(len(ids), 0)
 
 
 def test_the_same_solution_is_asked_about_once(model):
@@ -95,6 +96,8 @@ def test_an_evaluation_is_the_mean_of_its_outputs_verdicts(monkeypatch):
     assert found == [(1.0,)]
     asked = len(model.tokenizer.encode(PROMPTS["process/1"].format(question="How many?", solution="7\n#### 7")))
     assert (ledger.judge_calls, ledger.verifier_tokens, ledger.generated) == (3, asked + 3 * 8, 0)
+    flops = model.config.flops
+    assert ledger.verifier_flops == flops(asked - 1, 0) + 3 * (flops(asked - 1 + 8, 0) - flops(asked - 1, 0))
     _says(monkeypatch, "who knows")
     assert judged(model, "self_process_value:tokens=20", [solution("7")])[0] == [(0.0,)]
 

@@ -122,6 +122,22 @@ def test_a_judge_reads_every_token_once(policy):
         assert ledger.verifier_tokens == drawn[problem.id] + len(problem.ids) - 1
 
 
+@pytest.mark.parametrize(("judge", "behind"), [(LikelihoodJudge, 1), (ProcessJudge, 0)])
+def test_work_of_a_judge_is_that_of_its_own_model(judge, behind, policy, rewards):
+    """One trace, read in two pieces."""
+
+    async def two_steps(policy, verifier):
+        traces = await policy.step([policy.root])
+        await verifier.scores(traces)
+        traces = await policy.step(traces)
+        await verifier.scores(traces)
+        return traces, policy.ledger
+
+    config = lab.chain_strong("fp32").config if judge is LikelihoodJudge else rewards["chain-prm"].decoder.config
+    for (trace,), ledger in judged(judge(), policy, two_steps):
+        assert ledger.verifier_flops == config.flops(len(trace.problem.ids) + trace.length - behind, 0)
+
+
 def test_the_oracle_knows_right_steps_from_wrong_ones(policy):
     right = wrong = 0
     for request, (traces, scores, _) in zip(REQUESTS, judged(OracleJudge(), policy), strict=True):

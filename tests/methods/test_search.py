@@ -16,9 +16,11 @@ from suite.methods.search.ledger import Ledger
 from suite.methods.search.marks import Marks
 from suite.methods.search.policy import Policy
 from suite.methods.search.sampler import NativeSampler
+from suite.methods.search.self_consistency import SelfConsistency
 from suite.methods.search.trace import Problem
 from suite.methods.search.verifier import Verifier, aggregated, logit
 from tests.methods.support import CONFIG, CharTokenizer, tiny_model
+from tests.methods.test_contract import request
 
 IDS = tuple(b"why is it so? ")
 
@@ -131,6 +133,15 @@ def test_text_that_is_written_counts_as_no_decode_step():
     assert longer.text[4:8] == "Wait"
     assert longer.length == 11
     assert (ledger.generated, ledger.sequential, ledger.prefilled) == (7, 7, 4)
+    assert ledger.flops == CONFIG.flops(len(IDS) - 1 + 11, 0) - CONFIG.flops(len(IDS) - 1, 0)  # the prompt comes later
+
+
+def test_work_is_that_of_every_token_fed_and_of_what_it_sees():
+    """Three chains of four tokens behind one prompt: each reads the prompt's last token again."""
+    with SelfConsistency().attach(tiny_model(), SelfConsistency.Config(samples=3)) as generator:
+        (done,) = generator.generate([request("a", 60, new=4)], RequestMeter())
+    assert done.search.generated == 12
+    assert done.search.flops == CONFIG.flops(59, 0) + 3 * CONFIG.flops(4, 59)
 
 
 def test_a_trace_is_scored_once():

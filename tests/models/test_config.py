@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from analysis.roofline.model import forward
+from analysis.roofline.operators import Precision
 from suite.errors import InputError
 from suite.models.config import from_hf
+from suite.shapes import shape_of
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -105,3 +108,13 @@ def test_bad_config_is_one_sentence(name: str) -> None:
         from_hf(fields)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_flops_are_those_of_the_analytic_roofline() -> None:
+    """Of the matrices, and of a query and each key before it or its own."""
+    config = from_hf(document(num_key_value_heads=2))
+    operators = forward(shape_of(config), Precision.of_bits(32, 32, 32), batch=1, new=5, prefix=7, logit_rows=5)
+    matrices = [one for one in operators if one.name.endswith("_proj") or one.name == "lm_head"]
+    expected = sum(float(one.flops) for one in matrices) + config.attention_flops_per_pair * sum(range(8, 13))
+    assert config.flops(5, 7) == expected
+    assert config.flops(5, 0) + config.flops(7, 5) == config.flops(12, 0)

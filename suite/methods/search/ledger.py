@@ -20,6 +20,8 @@ class Ledger:
     judge_calls: int = 0
     samples: int = 0
     cancelled: int = 0
+    flops: float | None = 0.0
+    verifier_flops: float = 0.0
     extra: dict[str, float] = field(default_factory=dict)
 
     def sampled(self, lengths: list[int], contexts: list[int], called_off: int) -> None:
@@ -33,6 +35,10 @@ class Ledger:
     def prefill(self, tokens: int | None) -> None:
         """Tokens that were computed without being drawn; None: nobody says how many, and so of the whole."""
         self.prefilled = None if self.prefilled is None or tokens is None else self.prefilled + tokens
+
+    def compute(self, flops: float | None) -> None:
+        """Passes of the policy; None: nobody says what was computed, and so of the whole."""
+        self.flops = None if self.flops is None or flops is None else self.flops + flops
 
     def figures(self) -> SearchFigures:
         """The account as it is stored."""

@@ -55,6 +55,7 @@ class NativeSampler:
         """Every prompt was fed once."""
         for root, ledger in zip(roots, ledgers, strict=True):
             ledger.prefill(len(root.problem.ids))
+            ledger.compute(self.model.config.flops(len(root.problem.ids) - 1, 0))
 
     def draw(self, asked: Sequence[Sampling]) -> list[list[Trace]]:
         """The children of every ask, in the order of its parents."""
@@ -66,7 +67,7 @@ class NativeSampler:
                 call_off(group)
             live = [row for row in live if row.open]
         for ask, group in zip(asked, rows, strict=True):
-            _account(ask, group)
+            self._account(ask, group)
         return [[self._child(row) for row in group] for group in rows]
 
     def write(self, asked: Sequence[Writing]) -> list[Trace]:
@@ -76,8 +77,9 @@ class NativeSampler:
             ids = tuple(self.model.tokenizer.encode(ask.text))
             parent = self._without_end(ask.parent, ask.instead)
             branch, last = self._behind(parent)
-            self._append([(branch, (*last, *ids[:-1]))])
             ask.ledger.prefill(len(ids))
+            ask.ledger.compute(self.model.config.flops(len(ids), branch.length))
+            self._append([(branch, (*last, *ids[:-1]))])
             child = Trace(parent.problem, parent, ids, text_of(self.model, parent, ids), (0.0,) * len(ids), drawn=False)
             self._branches[child] = branch
             children.append(child)
@@ -133,6 +135,14 @@ class NativeSampler:
             row.pending = (token,)
             self._ends.look(row)
 
+    def _account(self, ask: Sampling, group: Sequence[_Row]) -> None:
+        """Each drawn token took a pass of the token before it."""
+        lengths = [len(row.ids) for row in group]
+        contexts = [len(row.parent.problem.ids) + row.parent.length for row in group]
+        ask.ledger.sampled(lengths, contexts, sum(row.cancelled and row.end is None for row in group))
+        pieces = zip(lengths, contexts, strict=True)
+        ask.ledger.compute(sum(self.model.config.flops(length, context - 1) for length, context in pieces))
+
     def _child(self, row: _Row) -> Trace:
         child = row.child(self.model)
         self._branches[child] = row.branch
@@ -145,9 +155,3 @@ def _choose(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
     temperature = torch.tensor([row.asked.temperature for row in rows])
     top_p = torch.tensor([row.asked.top_p for row in rows])
     return sample(logits, drawn, temperature=temperature, top_k=torch.zeros(len(rows), dtype=torch.int32), top_p=top_p)
-
-
-def _account(ask: Sampling, group: Sequence[_Row]) -> None:
-    lengths = [len(row.ids) for row in group]
-    contexts = [len(row.parent.problem.ids) + row.parent.length for row in group]
-    ask.ledger.sampled(lengths, contexts, sum(row.cancelled and row.end is None for row in group))

@@ -128,6 +128,7 @@ class YesNoJudge(AskedJudge):
         for trace, ledger in wanted:
             ids = self._question(self._model, trace, 1)
             ledger.verifier_tokens += len(ids)
+            ledger.verifier_flops += self._model.config.flops(len(ids), 0)
             ledger.judge_calls += 1
             said = forest.feed([forest.root()], [ids])[0].log_softmax(dim=-1)
             yes, no = (said[side].logsumexp(dim=0) for side in self._sides)
@@ -165,9 +166,11 @@ class ProcessEvaluation(AskedJudge):
     def _judge(self, wanted: Sequence[tuple[Trace, Ledger]]) -> list[float]:
         roots = [self._root(trace) for trace, _ in wanted]
         self._sampler.prefill(roots)
-        written = self._sampler.draw([self._ask(root) for root in roots])
-        for (_, ledger), root, outputs in zip(wanted, roots, written, strict=True):
+        asks = [self._ask(root) for root in roots]
+        written = self._sampler.draw(asks)
+        for (_, ledger), root, ask, outputs in zip(wanted, roots, asks, written, strict=True):
             ledger.judge_calls += len(outputs)
+            ledger.verifier_flops += self._policy.config.flops(len(root.problem.ids) - 1, 0) + (ask.ledger.flops or 0)
             ledger.verifier_tokens += len(root.problem.ids) + sum(output.length for output in outputs)
         return [self._mean([output.text for output in outputs]) for outputs in written]
 
