@@ -57,8 +57,8 @@ SHORTFALLS = {
     "self-evaluation": "these policies are sure where they are right; it is said of models that are asked in words",
     "rewards": "both rewards tell right from wrong (AUC above 0.97); of an outcome reward with AUC 0.70 the gap was 25 "
     "points",
-    "inflation": "flips hit right and wrong steps alike, so a flawless score is still four times as likely for a right "
-    "chain; it would hold under a reward that likes certain errors (card: 55 to 26 % at AUC 0.61)",
+    "inflation": "at this temperature three of four single samples are right; it does hold at T=1, where half are: "
+    "best of 16 is then worse than best of 4 (ablations of particle_filtering)",
     "steps": f"{NOTHING_LEFT}; it would hold where whole samples are seldom right (particle filtering on chain-early)",
     "tree": f"{NOTHING_LEFT}, and no step needs a look ahead; it would hold where early steps are judged badly",
 }
