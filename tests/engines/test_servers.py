@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.engines import vllm_environment
+from suite.engines import vllm, vllm_environment, vllm_server
 from suite.engines.base import EngineError, EngineModel, Limits, Prompt
 from suite.engines.load.null_server import null_server
 from suite.engines.load.streams import Stream
@@ -103,3 +103,29 @@ def test_metrics_are_summed_over_labels_and_lose_their_prefix():
     assert found["kv_cache_usage_perc"] == 0.25
     assert not any("created" in name or "python" in name for name in found)
     assert parsed("") == {}
+
+
+@pytest.mark.parametrize(("threads", "computing"), [(1, 1), (2, 1), (4, 3)])
+def test_vllms_server_keeps_a_core_for_its_other_processes(monkeypatch, threads: int, computing: int) -> None:
+    started: list[dict[str, str]] = []
+
+    class Ended:
+        alive = False
+
+        def __init__(self, name, command, environment) -> None:
+            started.append(environment)
+
+        def kill(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def fault(self, kind, detail) -> EngineError:
+            return EngineError(kind, "vllm-server", detail)
+
+    monkeypatch.setattr(vllm_server, "Child", Ended)
+    monkeypatch.setattr(vllm, "available_cpus", lambda: range(8))
+    monkeypatch.setattr(vllm_environment, "python", lambda: Path(sys.executable))
+    with pytest.raises(EngineError), VllmServerEngine(LAB, threads, Limits(30)):
+        pass
+    assert [one["OMP_NUM_THREADS"] for one in started] == [str(computing)]
+    assert len(started[0]["VLLM_CPU_OMP_THREADS_BIND"].split(",")) == computing
