@@ -40,6 +40,12 @@ class Ledger:
         """Passes of the policy; None: nobody says what was computed, and so of the whole."""
         self.flops = None if self.flops is None or flops is None else self.flops + flops
 
+    def judged(self, tokens: int, flops: float, calls: int = 0) -> None:
+        """What a verifier read or wrote, and the questions it was asked."""
+        self.verifier_tokens += tokens
+        self.verifier_flops += flops
+        self.judge_calls += calls
+
     def figures(self) -> SearchFigures:
         """The account as it is stored."""
         return SearchFigures(**vars(self) | {"extra": dict(self.extra)})

@@ -127,9 +127,7 @@ class YesNoJudge(AskedJudge):
         scores = []
         for trace, ledger in wanted:
             ids = self._question(self._model, trace, 1)
-            ledger.verifier_tokens += len(ids)
-            ledger.verifier_flops += self._model.config.flops(len(ids), 0)
-            ledger.judge_calls += 1
+            ledger.judged(len(ids), self._model.config.flops(len(ids), 0), calls=1)
             said = forest.feed([forest.root()], [ids])[0].log_softmax(dim=-1)
             yes, no = (said[side].logsumexp(dim=0) for side in self._sides)
             scores.append(float(torch.sigmoid(yes - no)))
@@ -169,9 +167,8 @@ class ProcessEvaluation(AskedJudge):
         asks = [self._ask(root) for root in roots]
         written = self._sampler.draw(asks)
         for (_, ledger), root, ask, outputs in zip(wanted, roots, asks, written, strict=True):
-            ledger.judge_calls += len(outputs)
-            ledger.verifier_flops += self._policy.config.flops(len(root.problem.ids) - 1, 0) + (ask.ledger.flops or 0)
-            ledger.verifier_tokens += len(root.problem.ids) + sum(output.length for output in outputs)
+            flops = self._policy.config.flops(len(root.problem.ids) - 1, 0) + (ask.ledger.flops or 0)
+            ledger.judged(len(root.problem.ids) + ask.ledger.generated, flops, calls=len(outputs))
         return [self._mean([output.text for output in outputs]) for outputs in written]
 
     def _root(self, trace: Trace) -> Trace:

@@ -86,8 +86,7 @@ class ReadingJudge(Judge):
         read = [token for text, start in zip(texts, starts, strict=True) for token in text[start + lag :]]
         values, end = self._values(logits, read).tolist(), 0
         for i, trace in enumerate(traces):
-            ledgers[trace].verifier_tokens += len(pieces[i])
-            ledgers[trace].verifier_flops += self._decoder.config.flops(len(pieces[i]), starts[i])
+            ledgers[trace].judged(len(pieces[i]), self._decoder.config.flops(len(pieces[i]), starts[i]))
             known, end = befores[i], end + len(pieces[i])
             mine = values[end - (trace.length - len(known.values)) : end]  # without those of the prompt
             self._known[trace] = _Read(branches[i], (*known.values, *mine), self._ends(trace, known))
