@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from suite.engines.base import Engine, EngineError, Output, Prompt
@@ -97,16 +99,33 @@ class Comparison:
         cell.metrics = engine.watched(prompts)
 
     def _timed(self, engine: Engine, cell: Cell, prompts: Sequence[Prompt], number: int) -> None:
-        before = snapshot(engine.cpu_seconds())
-        outputs = engine.generate(prompts)
-        cell.disturbance.add(before, snapshot(engine.cpu_seconds()))
+        with self._others_stopped(engine):
+            before = snapshot(engine.cpu_seconds())
+            outputs = engine.generate(prompts)
+            cell.disturbance.add(before, snapshot(engine.cpu_seconds()))
         cell.outputs[number] = outputs
         cell.peak_memory_bytes, cell.token_source = engine.peak_memory_bytes(), engine.token_source
+
+    @contextmanager
+    def _others_stopped(self, engine: Engine) -> Iterator[None]:
+        """No other engine runs: one that waits may spin, as vLLM's server does for seconds after an answer."""
+        others = [pid for other in self._engines if other is not engine for pid in other.pids()]
+        try:
+            _signal(others, signal.SIGSTOP)
+            yield
+        finally:
+            _signal(others, signal.SIGCONT)
 
     def _tell(self, activity: str) -> None:
         total = sum(self._batches) * len(self._engines) * (self._rounds + 1)
         eta_s = self._measuring_s * (total - self._done) / self._done if self._done else None
         self._listener(Progress(activity, self._done, total, self._done, total, eta_s))
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _rotated(engines: Sequence[Engine], turn: int) -> list[Engine]:

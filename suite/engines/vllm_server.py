@@ -55,6 +55,9 @@ class VllmServerEngine(OpenAIEngine):
     def ready(self) -> bool:
         return self._child is not None and self._child.alive and super().ready()
 
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._child.processes()] if self._child is not None else []
+
     def peak_memory_bytes(self) -> int | None:
         return self._child.peak_memory_bytes() if self._child is not None else None
 

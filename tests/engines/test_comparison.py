@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import ClassVar
 
+import psutil
 import pytest
 import torch
 
@@ -53,6 +55,29 @@ def test_differences_name_round_request_position_and_both_tokens():
     assert found == [Difference(2, 1, 1, 1, (6, 8)), Difference(2, 2, 1, 1, (6, 8))]
     other.outputs[2][1].token_ids = [5, 6]
     assert list(differences(native, other))[-1] == Difference(2, 2, 1, 2, (7, None))
+
+
+class Watching(NativeEngine):
+    """Notes how the processes of another engine are while it computes."""
+
+    name = "watching"
+    other: NativeEngine
+    seen: ClassVar[list[str]] = []
+
+    def generate(self, prompts):
+        self.seen += [psutil.Process(pid).status() for pid in self.other.pids()]
+        return super().generate(prompts)
+
+
+def test_while_one_engine_is_timed_the_others_are_stopped():
+    """And go on when it is their turn, as their answers show."""
+    other, engine = NativeEngine(LAB, 1, Limits(60, 30)), Watching(LAB, 1, Limits(60, 30))
+    engine.other = other
+    prompts = [Prompt((1, 2, 3), 4)]
+    cells = Comparison([other, engine], lambda batch, number: prompts, [1], 2, lambda progress: None).run()
+    assert set(engine.seen) == {psutil.STATUS_STOPPED}
+    assert [len(cell.outputs) for cell in cells] == [2, 2]
+    assert cells[0].outputs[2][0].token_ids == cells[1].outputs[2][0].token_ids
 
 
 def test_the_gap_between_two_tokens_is_that_of_their_logits():
