@@ -1,8 +1,9 @@
 """Accuracy against cost: curves of methods over their sizes, and what two of them differ by at one budget.
 
 The default reading is at equal generated tokens, then at equal sequential tokens, then at equal size (`_verifiers.md`,
-section 4). Intervals come from a bootstrap over questions: the same ones for both methods, their accuracy and what they
-spent. Between two sizes accuracy is interpolated linearly in log2 of the budget; outside a curve nothing is said.
+section 4). Intervals come from a bootstrap over questions, the same ones for both methods; a ratio resamples what they
+spent as well, a difference is one at the mean budget. Between two sizes accuracy is interpolated linearly in log2 of
+the budget; outside a curve nothing is said.
 """
 
 from __future__ import annotations

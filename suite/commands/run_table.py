@@ -21,8 +21,8 @@ class _Extra(NamedTuple):
     show: Callable[[float | None], str]
 
 
-def _giga(value: float | None) -> str:
-    return number(None if value is None else value / 1e9)
+def _in(unit: float) -> Callable[[float | None], str]:
+    return lambda value: number(None if value is None else value / unit)
 
 
 _EXTRAS = (
@@ -31,7 +31,7 @@ _EXTRAS = (
     _Extra("draft_acceptance_rate", "accepted", 1.0, number),
     _Extra("draft_time_share", "draft", 0.0, number),
     _Extra("predicted_decode_speedup", "predicted x", 1.0, number),
-    _Extra("kv_host_bytes", "host KV MB", 0.0, lambda size: number(None if size is None else size / 1e6)),
+    _Extra("kv_host_bytes", "host KV MB", 0.0, _in(1e6)),
 )
 
 _SEARCHES = (
@@ -42,8 +42,8 @@ _SEARCHES = (
     _Extra("search_prefilled_tokens", "prefilled", 0.0, number),
     _Extra("search_verifier_passes", "verified", 0.0, number),
     _Extra("search_verifier_tokens", "verifier tok", 0.0, number),
-    _Extra("search_flops", "GFLOP", 0.0, _giga),
-    _Extra("search_verifier_flops", "verifier GFLOP", 0.0, _giga),
+    _Extra("search_flops", "GFLOP", 0.0, _in(1e9)),
+    _Extra("search_verifier_flops", "verifier GFLOP", 0.0, _in(1e9)),
     _Extra("search_cancelled", "called off", 0.0, number),
 )
 """What searches cost per request: a table of their own, as the first one is as wide as a terminal."""

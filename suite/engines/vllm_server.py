@@ -10,6 +10,7 @@ from suite.engines import vllm, vllm_environment
 from suite.engines.base import EngineError, EngineModel, FaultKind, Limits
 from suite.engines.child import Child
 from suite.engines.openai_server import OpenAIEngine
+from suite.harness.threads import available_cpus
 
 _POLL_S = 0.25
 
@@ -17,8 +18,8 @@ _POLL_S = 0.25
 class VllmServerEngine(OpenAIEngine):
     """`python -m vllm.entrypoints.openai.api_server` on a free port of 127.0.0.1; no prefix cache unless asked.
 
-    Of several cores one is left to its two other processes, as vLLM does by itself: where all compute, these take turns
-    with threads that wait for each other (SmolLM2 on two cores: 116 ms for a token instead of 33).
+    One core of the machine is left to its two other processes, as vLLM does by itself: where all compute, these take
+    turns with threads that wait for each other (SmolLM2 on two cores: 116 ms for a token instead of 33).
     """
 
     name: ClassVar[str] = "vllm-server"
@@ -34,7 +35,8 @@ class VllmServerEngine(OpenAIEngine):
     def start(self) -> None:
         port = _free_port()
         self.base_url, self.served = f"http://127.0.0.1:{port}", self.model.name
-        self._child = child = Child(self.name, self._command(port), vllm.environment(max(1, self.threads - 1)))
+        computing = min(self.threads, max(1, len(available_cpus()) - 1))
+        self._child = child = Child(self.name, self._command(port), vllm.environment(computing))
         deadline = time.monotonic() + self.limits.start_s
         while not self.ready():
             if not child.alive:

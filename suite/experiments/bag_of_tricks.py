@@ -50,15 +50,14 @@ CLAIMS = (
     Claim("tree", "tree search is better than step-level choice", "MCTS against step-level best of N", "points", 0.0),
 )  # fmt: skip
 
-NOTHING_LEFT = "16 samples hold hardly a right chain that best of N does not find at its end"
+NOTHING_LEFT = "where one of 16 samples is right, best of N finds it at its end (the exact oracle finds no more)"
 SHORTFALLS = {
     "temperature": "a vote of 16 hardly depends on it near the default; it would hold where the default is far off",
     "top-p": "a vote of 16 hardly depends on it near the default; it would hold where the default is far off",
     "self-evaluation": "these policies are sure where they are right; it is said of models that are asked in words",
-    "rewards": "both rewards tell right from wrong (AUC above 0.97); of an outcome reward with AUC 0.70 the gap was 25 "
-    "points",
-    "inflation": "at this temperature three of four single samples are right; it does hold at T=1, where half are: "
-    "best of 16 is then worse than best of 4 (ablations of particle_filtering)",
+    "rewards": "both rewards tell right from wrong (reasoning_lab); it would hold where one of them is poor",
+    "inflation": "at this temperature most single samples are right; it does hold at T=1, where best of 16 is worse "
+    "than best of 4 (ablations of particle_filtering)",
     "steps": f"{NOTHING_LEFT}; it would hold where whole samples are seldom right (particle filtering on chain-early)",
     "tree": f"{NOTHING_LEFT}, and no step needs a look ahead; it would hold where early steps are judged badly",
 }

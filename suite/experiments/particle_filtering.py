@@ -47,7 +47,7 @@ class ParticleFilteringExperiment(Experiment):
     shortfalls: ClassVar[Mapping[str, str]] = {
         "rate": "the easier the problems, the sooner best of n is right as well: the ratio grows with n, by size above",
         "robust": "scores are multiplied, so a step that is scored wrongly is lost for good, to particles as to beams; "
-        "it would hold where errors are small, or of one step only",
+        "it does hold where the last step's score counts alone (aggregate=last), which is worse for both",
     }
 
     def findings(self, bench: Workbench) -> Iterator[Finding]:

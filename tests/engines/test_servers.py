@@ -105,8 +105,8 @@ def test_metrics_are_summed_over_labels_and_lose_their_prefix():
     assert parsed("") == {}
 
 
-@pytest.mark.parametrize(("threads", "computing"), [(1, 1), (2, 1), (4, 3)])
-def test_vllms_server_keeps_a_core_for_its_other_processes(monkeypatch, threads: int, computing: int) -> None:
+@pytest.mark.parametrize(("threads", "cores", "computing"), [(1, 1, 1), (1, 2, 1), (2, 2, 1), (4, 4, 3), (4, 8, 4)])
+def test_vllms_server_keeps_a_core_for_its_other_processes(monkeypatch, threads, cores, computing) -> None:
     started: list[dict[str, str]] = []
 
     class Ended:
@@ -123,7 +123,8 @@ def test_vllms_server_keeps_a_core_for_its_other_processes(monkeypatch, threads:
             return EngineError(kind, "vllm-server", detail)
 
     monkeypatch.setattr(vllm_server, "Child", Ended)
-    monkeypatch.setattr(vllm, "available_cpus", lambda: range(8))
+    for module in (vllm, vllm_server):
+        monkeypatch.setattr(module, "available_cpus", lambda: range(cores))
     monkeypatch.setattr(vllm_environment, "python", lambda: Path(sys.executable))
     with pytest.raises(EngineError), VllmServerEngine(LAB, threads, Limits(30)):
         pass

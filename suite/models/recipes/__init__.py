@@ -83,7 +83,7 @@ RECIPES = Registry(
             "chain-orm",
             "suite.models.recipes.chain_rewards:OutcomeRecipe",
             "lab",
-            "outcome reward trained on traces of the policies",
+            "outcome reward trained on traces of the policies, from chain-prm (train that one first)",
         ),
         Entry("dhsa", "suite.models.recipes.dhsa:BoundaryRecipe", "adapter", "boundary predictor for DHSA"),
         Entry("distilled", "suite.models.recipes.distilled:DistilledRecipe", "adapter", "one-layer draft model"),

@@ -164,11 +164,12 @@ class ProcessEvaluation(AskedJudge):
     def _judge(self, wanted: Sequence[tuple[Trace, Ledger]]) -> list[float]:
         roots = [self._root(trace) for trace, _ in wanted]
         self._sampler.prefill(roots)
-        asks = [self._ask(root) for root in roots]
-        written = self._sampler.draw(asks)
-        for (_, ledger), root, ask, outputs in zip(wanted, roots, asks, written, strict=True):
-            flops = self._policy.config.flops(len(root.problem.ids) - 1, 0) + (ask.ledger.flops or 0)
-            ledger.judged(len(root.problem.ids) + ask.ledger.generated, flops, calls=len(outputs))
+        written = self._sampler.draw([self._ask(root) for root in roots])
+        flops = self._policy.config.flops
+        for (_, ledger), root, outputs in zip(wanted, roots, written, strict=True):
+            asked, lengths = len(root.problem.ids), [output.length for output in outputs]
+            work = flops(asked - 1, 0) + sum(flops(length, asked - 1) for length in lengths)
+            ledger.judged(asked + sum(lengths), work, calls=len(outputs))
         return [self._mean([output.text for output in outputs]) for outputs in written]
 
     def _root(self, trace: Trace) -> Trace:
