@@ -116,10 +116,10 @@ def bench(wanted: Sequence[str], threads: int, as_json: bool) -> int:
 def _bench(wanted: Sequence[str], counts: Sequence[int], as_json: bool) -> int:
     import torch
 
+    ops, red, failed = known_ops(wanted), [], []  # an unknown one is refused before anything is measured
     ceilings = {
         (count, dtype): _ceilings(count, dtype) for count in counts for dtype in (torch.bfloat16, torch.float32)
     }
-    ops, red, failed = known_ops(wanted), [], []
     rows: list[Row] = []
     try:
         for done, op in enumerate(ops):

@@ -61,9 +61,9 @@ def validate(options: ValidateOptions) -> int:
     lengths = numbers(options.seqlen or LENGTHS, "--seqlen")
     budget_s, dtype = parse_budget(options.budget or BUDGET), _dtype(options.bits)
     threads = options.threads or thread_pool.available_cores()
+    model = load_model(options.model, dtype)  # an unknown one is refused before anything is measured
     with open_store(options.store) as store:
         ensure_calibration(store, threads, stderr())
-        model = load_model(options.model, dtype)
         units = grid(sorted(batches), sorted(lengths), threads)
         _measure(store, model, threads, units + perturbed(units), budget_s or 0.0)
         here = machine.machine_id()

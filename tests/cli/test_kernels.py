@@ -49,7 +49,8 @@ def test_bench_refuses_a_red_op_and_measures_nothing(monkeypatch: pytest.MonkeyP
     assert "its contract is red" in capsys.readouterr().err
 
 
-def test_an_unknown_op_is_one_sentence(capsys) -> None:
+def test_an_unknown_op_is_one_sentence_and_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(command, "_ceilings", lambda threads, dtype: pytest.fail("measured"))
     assert run(["kernels", "bench", "--op", "gemw"]) == 2
     assert "there is no kernel 'gemw'; known: " in capsys.readouterr().err
 

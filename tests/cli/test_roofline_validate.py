@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from suite.cli import run
+from suite.commands import roofline_validate
 from suite.harness import machine, passes
 from suite.harness.store import Store
 from tests.analysis.factory import calibration
@@ -59,10 +60,11 @@ def test_runs_add_up_and_the_document_has_both_sides(calibrated: Path, capsys: p
         (("--model", "lab-lang"), "lab-l"),
     ],
 )
-def test_bad_input_is_a_sentence(
-    arguments: tuple[str, ...], sentence: str, calibrated: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_a_sentence_and_measures_nothing(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["roofline", "--validate", *arguments, "--store", str(calibrated)]) == 2
+    monkeypatch.setattr(roofline_validate, "ensure_calibration", lambda *what: pytest.fail("measured"))
+    assert run(["roofline", "--validate", *arguments, "--store", str(tmp_path / "s.sqlite")]) == 2
     assert sentence in capsys.readouterr().err
 
 
